@@ -1,0 +1,5 @@
+"""Defocus blur detection in JAX: one photograph in, the probability of being in focus out, for every pixel."""
+
+from jaxdbd.model import DepthDistilledDBD, Output, normalize
+
+__all__ = ["DepthDistilledDBD", "Output", "normalize"]
