@@ -1,0 +1,46 @@
+"""The commands: `jaxdbd COMMAND ...` once installed, `python -m jaxdbd COMMAND ...` always."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jaxdbd.errors import UserError
+
+# Each command is a module with add_arguments(parser) and run(args). It is imported only when it is asked for: --help
+# and a mistyped command answer at once, and `score` needs no JAX.
+COMMANDS = {
+    "predict": "focus maps of photographs, without masks",
+    "evaluate": "a network on a built dataset, under every protocol",
+    "score": "any method's maps against masks, from two folders",
+    "compare": "runs beside each other and beside published numbers",
+    "convert": "the authors' .pth checkpoints to .safetensors",
+    "export": "a network as one StableHLO file for CPU, GPU and TPU",
+    "benchmark": "time per image of a network",
+}
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """The parser with every command's name, and the flags of the chosen one."""
+    parser = argparse.ArgumentParser(prog="jaxdbd", description="Defocus blur detection in JAX.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"jaxdbd {name}: {summary}.", allow_abbrev=False)
+        if name == chosen:
+            importlib.import_module(f"jaxdbd.{name}").add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. A user's mistake is one line on stderr and status 1."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser(argv[0] if argv else None).parse_args(argv)
+    try:
+        return importlib.import_module(f"jaxdbd.{args.command}").run(args) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

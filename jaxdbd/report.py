@@ -1,0 +1,131 @@
+"""Tables, Markdown, curves and panels: how numbers of `jaxdbd.metrics.summarize` are shown. None without its protocol."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxdbd.metrics import PROTOCOLS
+
+NAMES = {
+    "mae": "MAE",
+    "f": "F",
+    "iou": "IoU",
+    "max_f": "max F of the mean curve",
+    "auc": "AUC",
+    "ece": "calibration error (15 bins)",
+    "e_max": "E-measure, max",
+    "e_mean": "E-measure, mean",
+    "s": "S-measure",
+    "weighted_f": "weighted F",
+    "boundary_iou": "boundary IoU (at 0.5)",
+}
+# Measures where less is better; an arrow in every table says so.
+LOWER_IS_BETTER = {"mae", "ece"}
+
+
+def label(measure: str) -> str:
+    """A measure's name in a table, with an arrow towards the better side."""
+    return f"{NAMES[measure]} {'↓' if measure in LOWER_IS_BETTER else '↑'}"
+
+
+def decimals(value: float | None) -> str:
+    """Four decimals; a dash for an undefined value."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def flatten(results: dict) -> list[tuple[str, str, float | None]]:
+    """(protocol, measure, value) of every number of a summary, in the order of the tables."""
+    sections = [*PROTOCOLS, "threshold_free"]
+    return [
+        (section.replace("_", "-"), name, value) for section in sections for name, value in results[section].items()
+    ]
+
+
+def print_table(title: str, runs: Sequence[dict]) -> None:
+    """Print the numbers of one or more runs side by side; each is a summary with a "name"."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("protocol")
+    table.add_column("measure")
+    for run in runs:
+        table.add_column(run["name"], justify="right")
+    previous = None
+    for rows in zip(*map(flatten, runs), strict=True):
+        protocol, measure, _ = rows[0]
+        if previous not in (None, protocol):
+            table.add_section()
+        table.add_row(protocol if protocol != previous else "", label(measure), *(decimals(v) for _, _, v in rows))
+        previous = protocol
+    Console().print(table)
+
+
+def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of text; the first column is to the left, the others to the right."""
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def markdown_table(results: dict) -> str:
+    """The numbers of one run as a Markdown table."""
+    rows = [f"| {protocol} | {label(measure)} | {decimals(value)} |" for protocol, measure, value in flatten(results)]
+    return "\n".join(["| protocol | measure | value |", "|---|---|---:|", *rows])
+
+
+def write_results_csv(path: Path, results: dict) -> None:
+    """One line per number: protocol, measure, value (empty where undefined)."""
+    lines = [f"{p},{m},{'' if v is None else repr(v)}" for p, m, v in flatten(results)]
+    path.write_text("\n".join(["protocol,measure,value", *lines]) + "\n")
+
+
+def draw_pr_curves(path: Path, runs: Sequence[dict]) -> None:
+    """Precision against recall of the in-focus class, averaged over images at each of 256 thresholds."""
+    figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+    for run in runs:
+        curve, max_f = run["pr_curve"], run["threshold_free"]["max_f"]
+        axes.plot(curve["recall"], curve["precision"], label=f"{run['name']} (max F {max_f:.3f})")
+    axes.set(xlabel="recall of in-focus pixels", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_panel(path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    """A row per photograph: photo, mask, map, |map - mask|. Each row is (caption, photo [h, w, 3], mask, map), uint8."""
+    figure, grid = plt.subplots(len(rows), 4, figsize=(10, 2.2 * len(rows)), squeeze=False, layout="constrained")
+    for axes, (caption, photo, mask, focus) in zip(grid, rows, strict=True):
+        error = np.abs(focus.astype(np.int16) - mask)
+        for axis, image, title in zip(
+            axes, (photo, mask, focus, error), (caption, "mask", "map", "error"), strict=True
+        ):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+            axis.set_title(title, fontsize=8)
+            axis.axis("off")
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict, panels: bool) -> None:
+    """report.md beside pr.png, worst.png and best.png. `facts` are lines on how the numbers were made."""
+    parts = [
+        f"# {title}",
+        "\n".join(f"- {fact}" for fact in facts),
+        "`ddff` counts the blurred class at 0.5, per image; `dd` and `adaptive` cut at 1.5 times the mean, pooled and per "
+        "image; `max` takes each image's best threshold. `jaxdbd/metrics.py` says exactly how. In-focus is the positive "
+        "class of everything else.",
+        markdown_table(results),
+        "## Precision and recall\n\n![precision against recall](pr.png)",
+    ]
+    if panels:
+        parts += ["## Worst by MAE\n\n![worst](worst.png)", "## Best by MAE\n\n![best](best.png)"]
+    path.write_text("\n\n".join(parts) + "\n")
