@@ -6,12 +6,12 @@ does not look at neighbourhoods is an exact function of how many pixels of each 
 
 F = 1.3 P R / (0.3 P + R) throughout (beta^2 = 0.3), written 1.3 TP / (0.3 (TP + FN) + TP + FP), and 0 where TP = 0.
 
-| protocol   | positive | map is positive where         | mask is positive where    | aggregation                       |
-|------------|----------|-------------------------------|---------------------------|-----------------------------------|
-| `ddff`     | blur     | level < 128 (p < 0.5)         | level < 128               | mean of per-image F; IoU pooled   |
-| `dd`       | focus    | level > min(1.5 mean, 255)    | the same rule on the mask | one F from pixels of the whole set|
-| `adaptive` | focus    | level >= min(1.5 mean, 255)   | level > 0.1 * 255         | mean of per-image F at 320x320    |
-| `max`      | focus    | level/max >= i/255, i = 1..255| level >= 0.1 * 255        | mean of the best F of each image  |
+| protocol  | positive | map is positive where          | mask is positive where    | aggregation                      |
+|-----------|----------|--------------------------------|---------------------------|----------------------------------|
+| `ddff`    | blur     | level < 128 (p < 0.5)          | level < 128               | mean of per-image F; IoU pooled  |
+| `dd`      | focus    | level > min(1.5 mean, 255)     | the same rule on the mask | one F from the whole set's pixels|
+| `adaptive` | focus    | level >= min(1.5 mean, 255)    | level > 0.1 * 255         | mean of per-image F at 320x320   |
+| `max`     | focus    | level/max >= i/255, i = 1..255 | level >= 0.1 * 255        | mean of each image's best F      |
 
 MAE is the same number under all four: mean |p - mask| of an image at the mask's own size, averaged over images, with p
 the soft map and the mask cut at 0.5. For `adaptive` map (bilinear with antialiasing, as in Pillow) and mask (nearest)
@@ -20,8 +20,8 @@ Sources: `ddff`: D-DFFNet (ICME 2023), test1.py and test_iou1.py. `dd`: Depth Di
 `adaptive`: SG (CVPR 2021), eval.py. `max`: APL (ECCV 2022), Fmeasure_calu.m.
 
 Degenerate cases. Nothing is NaN; an undefined value is None and left out of the mean.
-- Mask all in focus: `ddff` F is 0 whatever the map says (there is no blur to find); `dd` finds the mask empty (its rule
-  does so from a mean of 2/3 on), so every positive pixel is a false one; `adaptive` and `max` are as usual, precision 1.
+- Mask all in focus: `ddff` F is 0 whatever the map says (there is no blur to find); `dd` finds the mask empty (its
+  rule does so from a mean of 2/3 on), so every positive pixel is a false one; `adaptive` and `max` have precision 1.
 - Mask all out of focus: `ddff` as usual with precision 1; `dd` gains false positives only; `adaptive` and `max` are 0
   (APL's script swaps the classes there for its first threshold only; we do not).
 - Constant map c: `ddff` calls everything blur (c < 128) or nothing; `dd` calls nothing in focus, so F is 0;
@@ -91,7 +91,7 @@ class ImageScores:
         return ddff_confusion(self.levels)
 
     def row(self) -> dict[str, str | float | int | None]:
-        """The per-image values by name, for a table; counts of pixels included, so that pooled measures can be redone."""
+        """The per-image values by name; pixel counts are among them, so that pooled measures can be redone."""
         ddff = self.ddff
         return {
             "id": self.id,

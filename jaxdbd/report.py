@@ -1,4 +1,4 @@
-"""Tables, Markdown, curves and panels: how numbers of `jaxdbd.metrics.summarize` are shown. None without its protocol."""
+"""Tables, Markdown, curves and panels: the numbers of `jaxdbd.metrics.summarize`, each with its protocol."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +101,7 @@ def draw_pr_curves(path: Path, runs: Sequence[dict]) -> None:
 
 
 def draw_panel(path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> None:
-    """A row per photograph: photo, mask, map, |map - mask|. Each row is (caption, photo [h, w, 3], mask, map), uint8."""
+    """A row per photograph: photo, mask, map, |map - mask|. A row is (caption, photo [h, w, 3], mask, map), uint8."""
     figure, grid = plt.subplots(len(rows), 4, figsize=(10, 2.2 * len(rows)), squeeze=False, layout="constrained")
     for axes, (caption, photo, mask, focus) in zip(grid, rows, strict=True):
         error = np.abs(focus.astype(np.int16) - mask)
@@ -120,9 +120,8 @@ def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict, 
     parts = [
         f"# {title}",
         "\n".join(f"- {fact}" for fact in facts),
-        "`ddff` counts the blurred class at 0.5, per image; `dd` and `adaptive` cut at 1.5 times the mean, pooled and per "
-        "image; `max` takes each image's best threshold. `jaxdbd/metrics.py` says exactly how. In-focus is the positive "
-        "class of everything else.",
+        "`ddff` counts the blurred class at 0.5, per image; `dd` and `adaptive` count the in-focus class at 1.5 times "
+        "the mean, pooled and per image; `max` at each image's best threshold. `jaxdbd/metrics.py` says exactly how.",
         markdown_table(results),
         "## Precision and recall\n\n![precision against recall](pr.png)",
     ]
