@@ -6,12 +6,12 @@ does not look at neighbourhoods is an exact function of how many pixels of each 
 
 F = 1.3 P R / (0.3 P + R) throughout (beta^2 = 0.3), written 1.3 TP / (0.3 (TP + FN) + TP + FP), and 0 where TP = 0.
 
-| protocol  | positive | map is positive where          | mask is positive where    | aggregation                      |
-|-----------|----------|--------------------------------|---------------------------|----------------------------------|
-| `ddff`    | blur     | level < 128 (p < 0.5)          | level < 128               | mean of per-image F; IoU pooled  |
-| `dd`      | focus    | level > min(1.5 mean, 255)     | the same rule on the mask | one F from the whole set's pixels|
-| `adaptive` | focus    | level >= min(1.5 mean, 255)    | level > 0.1 * 255         | mean of per-image F at 320x320   |
-| `max`     | focus    | level/max >= i/255, i = 1..255 | level >= 0.1 * 255        | mean of each image's best F      |
+| protocol   | positive | map is positive where          | mask is positive where    | aggregation                     |
+|------------|----------|--------------------------------|---------------------------|---------------------------------|
+| `ddff`     | blur     | level < 128 (p < 0.5)          | level < 128               | mean of per-image F; IoU pooled |
+| `dd`       | focus    | level > min(1.5 mean, 255)     | the same rule on the mask | one F, the set's pixels pooled  |
+| `adaptive` | focus    | level >= min(1.5 mean, 255)    | level > 0.1 * 255         | mean of per-image F at 320x320  |
+| `max`      | focus    | level/max >= i/255, i = 1..255 | level >= 0.1 * 255        | mean of each image's best F     |
 
 MAE is the same number under all four: mean |p - mask| of an image at the mask's own size, averaged over images, with p
 the soft map and the mask cut at 0.5. For `adaptive` map (bilinear with antialiasing, as in Pillow) and mask (nearest)

@@ -21,7 +21,8 @@ class _SMeasure(Smeasure):
     """S-measure that gives an empty quadrant, whose weight is 0, the score 0 where pysodmetrics makes it NaN."""
 
     def ssim(self, pred: np.ndarray, gt: np.ndarray) -> float:
-        return super().ssim(pred, gt) if pred.size else 0.0
+        # np.mean of nothing is NaN, and NaN times the weight 0 stays NaN.
+        return float(super().ssim(pred, gt)) if pred.size else 0.0
 
 
 def boundary(region: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
