@@ -3,6 +3,7 @@
 Cun and Pun, "Defocus Blur Detection via Depth Distillation", ECCV 2020, as the authors' released code computes them.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 
 
 class ConvReluNorm(nn.Module):
-    """conv k x k with bias -> ReLU -> BatchNorm, in the order of the paper's figure."""
+    """conv k x k with bias -> ReLU -> BatchNorm, in the order of the paper's figure; a 1x1 conv is a `Dense`."""
 
     features: int
     kernel: int
@@ -28,7 +29,12 @@ class ConvReluNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
-        x = nn.Conv(self.features, (self.kernel,) * 2, dtype=self.dtype, kernel_init=he_normal, name="conv")(x)
+        layer = (
+            partial(nn.Dense, self.features)
+            if self.kernel == 1
+            else partial(nn.Conv, self.features, (self.kernel,) * 2)
+        )
+        x = layer(dtype=self.dtype, kernel_init=he_normal, name="conv")(x)
         return batch_norm(train, self.dtype, "bn")(nn.relu(x))
 
 

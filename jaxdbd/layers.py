@@ -30,26 +30,22 @@ def upsample_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -
     """Nearest x2 upsampling followed by a 3x3 convolution with zero padding, without building the upsampled map.
 
     Two of every three kernel rows meet the same low-resolution row, so each of the four output parities is a 2x2
-    convolution of the small map with summed kernel entries: 4/9 of the multiplications.
+    convolution of the small map with summed kernel entries: 4/9 of the multiplications, done as one matrix product.
     """
-    b, h, w, _ = x.shape
+    b, h, w, c = x.shape
     d = kernel.shape[-1]
-    # Rows (w0, w1 + w2) serve even output rows, (w0 + w1, w2) odd ones; then the same along columns.
-    rows = jnp.stack([jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]])])
-    parts = jnp.stack(
-        [
-            jnp.stack([rows[:, :, 0], rows[:, :, 1] + rows[:, :, 2]], axis=2),
-            jnp.stack([rows[:, :, 0] + rows[:, :, 1], rows[:, :, 2]], axis=2),
-        ],
-        axis=1,
-    )  # [row parity, column parity, 2, 2, c, d]
-    merged = jnp.transpose(parts, (2, 3, 4, 0, 1, 5)).reshape(2, 2, -1, 4 * d)
-    y = conv(x, merged, padding=((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, d)
+    # Rows (w0, w1 + w2) serve the even output rows, (w0 + w1, w2) the odd ones; the same along columns.
+    halves = jnp.stack([jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]])])
+    left = jnp.stack([halves[:, :, 0], halves[:, :, 1] + halves[:, :, 2]], axis=2)
+    right = jnp.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 2]], axis=2)
+    quarters = jnp.stack([left, right], axis=4)  # [row parity, 2, 2, c, column parity, d]
+    merged = jnp.transpose(quarters, (1, 2, 3, 0, 4, 5)).reshape(4 * c, 4 * d)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = [padded[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)]
+    y = (jnp.concatenate(patches, axis=-1) @ merged).reshape(b, h + 1, w + 1, 2, 2, d)
     even, odd = y[:, :h, :, 0], y[:, 1:, :, 1]
-    grid = jnp.stack(
-        [jnp.stack([p[:, :, :w, 0], p[:, :, 1:, 1]], axis=3) for p in (even, odd)], axis=2
-    )  # [b, h, row parity, w, column parity, d]
-    return grid.reshape(b, 2 * h, 2 * w, d)
+    rows = [jnp.stack([p[:, :, :w, 0], p[:, :, 1:, 1]], axis=3) for p in (even, odd)]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
 
 
 def conv(x, kernel, *, stride=1, padding, dilation=1, groups=1):
@@ -82,19 +78,48 @@ def same_padding(size: int, k: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def shifted_views(padded, k, stride, out_h, out_w):
+    """The k*k views of a padded map that meet each kernel entry, row by row."""
+    return [
+        padded[:, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride]
+        for i in range(k)
+        for j in range(k)
+    ]
+
+
 def shifted_depthwise(x, kernel, stride):
     """Depthwise convolution with 'SAME' padding as k*k shifted multiply-adds, which XLA fuses into one loop."""
-    _, h, w, _ = x.shape
+    _, h, w, c = x.shape
     k = kernel.shape[0]
-    out_h, out_w = -(-h // stride), -(-w // stride)
     padded = jnp.pad(x, ((0, 0), same_padding(h, k, stride), same_padding(w, k, stride), (0, 0)))
-    total = None
-    for i in range(k):
-        for j in range(k):
-            view = padded[:, i : i + (out_h - 1) * stride + 1 : stride, j : j + (out_w - 1) * stride + 1 : stride]
-            term = view * kernel[i, j, 0]
-            total = term if total is None else total + term
-    return total
+    views = shifted_views(padded, k, stride, -(-h // stride), -(-w // stride))
+    return sum(view * tap for view, tap in zip(views, kernel.reshape(k * k, 1, 1, 1, c), strict=True))
+
+
+def shifted_depthwise_gradient(x, kernel, dy, stride):
+    """Gradient of `shifted_depthwise`. Autodiff would keep all k*k views, and reduce them one after another."""
+    _, h, w, c = x.shape
+    k = kernel.shape[0]
+    (top, bottom), (left, right) = same_padding(h, k, stride), same_padding(w, k, stride)
+    views = shifted_views(jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))), k, stride, *dy.shape[1:3])
+    # One reduction with k*k operands reads x and dy once; the sum over images comes after, so that a sharded batch
+    # reduces on its own device first.
+    products = tuple((view * dy).astype(jnp.float32) for view in views)
+    sums = jax.lax.reduce(products, (jnp.float32(0),) * (k * k), lambda a, b: tuple(map(jax.lax.add, a, b)), (1, 2))
+    d_kernel = jnp.stack([s.sum(axis=0) for s in sums]).reshape(k, k, 1, c).astype(kernel.dtype)
+    # Input row r meets kernel row i in output row (r + top - i) / stride: spread dy out, then correlate with the
+    # flipped kernel.
+    spread_h, spread_w = ((n - 1) * stride + 1 for n in dy.shape[1:3])
+    config = [
+        (0, 0, 0),
+        (k - 1 - top, h + top - spread_h, stride - 1),
+        (k - 1 - left, w + left - spread_w, stride - 1),
+        (0, 0, 0),
+    ]
+    spread = jax.lax.pad(dy, jnp.zeros((), dy.dtype), config)
+    views = shifted_views(spread, k, 1, h, w)
+    flipped = kernel[::-1, ::-1].reshape(k * k, 1, 1, 1, c)
+    return sum(view * tap for view, tap in zip(views, flipped, strict=True)), d_kernel
 
 
 def grouped_depthwise(x, kernel, stride):
@@ -102,14 +127,32 @@ def grouped_depthwise(x, kernel, stride):
     return conv(x, kernel, stride=stride, padding="SAME", groups=x.shape[-1])
 
 
-@partial(jax.jit, static_argnames="stride")
+def grouped_depthwise_gradient(x, kernel, dy, stride):
+    """Gradient of `grouped_depthwise`."""
+    return jax.vjp(partial(grouped_depthwise, stride=stride), x, kernel)[1](dy)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int = 1
 ) -> Float[Array, "b h2 w2 c"]:
     """Depthwise convolution with TensorFlow's 'SAME' padding; the form is chosen when the program is lowered."""
     return jax.lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(shifted_depthwise, stride=stride),
-        default=partial(grouped_depthwise, stride=stride),
+        x, kernel, cpu=partial(shifted_depthwise, stride=stride), default=partial(grouped_depthwise, stride=stride)
     )
+
+
+def _depthwise_forward(x, kernel, stride):
+    return depthwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, residuals, dy):
+    return jax.lax.platform_dependent(
+        *residuals,
+        dy,
+        cpu=partial(shifted_depthwise_gradient, stride=stride),
+        default=partial(grouped_depthwise_gradient, stride=stride),
+    )
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)

@@ -109,7 +109,7 @@ class DepthDistilledDBD(nn.Module):
             x = DecoderLevel(width, upsample, self.srfb, self.srfb_select, self.dtype, name=f"level{level}")(x, train)
             if not self.full_resolution:
                 x = x + self._carry(tap, width, level)
-            sides.append(nn.Conv(1 + self.depth_head, (1, 1), dtype=self.dtype, name=f"side{level}")(x))
+            sides.append(nn.Dense(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
             if level == len(widths):
                 break
             if self.sab:
@@ -130,4 +130,4 @@ class DepthDistilledDBD(nn.Module):
     def _carry(self, tap: Float[Array, "b h w c"], width: int, level: int) -> Float[Array, "b h w {width}"]:
         if tap.shape[-1] == width:
             return tap
-        return nn.Conv(width, (1, 1), dtype=self.dtype, name=f"carry{level}")(tap)
+        return nn.Dense(width, dtype=self.dtype, name=f"carry{level}")(tap)
