@@ -5,12 +5,13 @@ structure is a pickle, and a pickle is a program. Ours may name only what a stat
 stands for an inert function of this file, and any other name ends the reading.
 """
 
+import io
 import pickle
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -81,7 +82,7 @@ def _is_named_array(key: Any, value: Any) -> bool:
 # --- The two formats ---
 
 
-def _read_zip(path: Path, file: BinaryIO) -> Any:
+def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
@@ -91,8 +92,7 @@ def _read_zip(path: Path, file: BinaryIO) -> Any:
             order = archive.read(top + "byteorder") if top + "byteorder" in members else b"little"
             if order.strip() not in (b"little", b"big"):
                 raise _damaged(path, f"byte order {order[:20]!a}")
-            with archive.open(top + "data.pkl") as pickled:
-                tree = _unpickle(path, pickled)
+            tree = _unpickle(path, io.BytesIO(archive.read(top + "data.pkl")))
             storages: dict[str, np.ndarray] = {}
 
             def load(storage: _Storage) -> np.ndarray:
@@ -108,7 +108,7 @@ def _read_zip(path: Path, file: BinaryIO) -> Any:
         raise _damaged(path, str(error)) from error
 
 
-def _read_stream(path: Path, file: BinaryIO) -> Any:
+def _read_stream(path: Path, file: io.BufferedIOBase) -> Any:
     if _unpickle(path, file) != MAGIC:
         raise UserError(f"{path}: a pickle, but not a PyTorch checkpoint (no magic number)")
     if (protocol := _unpickle(path, file)) != PROTOCOL:
@@ -294,7 +294,7 @@ for _home in ("numpy.core.multiarray", "numpy._core.multiarray"):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, path: str | Path, file: BinaryIO, storages: dict[str, _Storage]):
+    def __init__(self, path: str | Path, file: io.BufferedIOBase, storages: dict[str, _Storage]):
         # latin1 maps every byte to one character: what Python 2 wrote stays readable.
         super().__init__(file, encoding="latin1")
         self.path = path
@@ -319,7 +319,7 @@ class _Unpickler(pickle.Unpickler):
         return storage
 
 
-def _unpickle(path: str | Path, file: BinaryIO, storages: dict[str, _Storage] | None = None) -> Any:
+def _unpickle(path: str | Path, file: io.BufferedIOBase, storages: dict[str, _Storage] | None = None) -> Any:
     """One pickle from `file`; fills `storages` with those it mentions, by key."""
     try:
         return _Unpickler(path, file, {} if storages is None else storages).load()
