@@ -6,7 +6,6 @@ concatenated along the output channels, because our side heads compute focus and
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdbd.encoders import VGG_DEPTHS
@@ -123,9 +122,9 @@ def module_of(leaf: str) -> str:
 
 
 def from_torch(
-    flat: dict[str, jax.Array | jax.ShapeDtypeStruct], tensors: dict[str, np.ndarray], names: Names, origin: str
+    flat: dict[str, Any], tensors: dict[str, np.ndarray], names: Names, origin: str
 ) -> tuple[dict[str, np.ndarray], set[str]]:
-    """The leaves of `flat` (by slash-joined path, for their shapes) whose module is in `names`, as float32 arrays.
+    """The leaves of `flat` (slash-joined path to anything with a shape) whose module is in `names`, as float32 arrays.
 
     Layouts change from PyTorch's: convolutions OIHW -> HWIO, dense layers [out, in] -> [in, out]. Returns the leaves,
     and the set of PyTorch names used. Raises UserError that lists every tensor missing or of another shape.
