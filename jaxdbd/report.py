@@ -115,7 +115,7 @@ def draw_panel(path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.
     plt.close(figure)
 
 
-def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict, panels: bool) -> None:
+def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict) -> None:
     """report.md beside pr.png, worst.png and best.png. `facts` are lines on how the numbers were made."""
     parts = [
         f"# {title}",
@@ -124,7 +124,7 @@ def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict, 
         "the mean, pooled and per image; `max` at each image's best threshold. `jaxdbd/metrics.py` says exactly how.",
         markdown_table(results),
         "## Precision and recall\n\n![precision against recall](pr.png)",
+        "## Worst by MAE\n\n![the photographs of the largest MAE](worst.png)",
+        "## Best by MAE\n\n![the photographs of the smallest MAE](best.png)",
     ]
-    if panels:
-        parts += ["## Worst by MAE\n\n![worst](worst.png)", "## Best by MAE\n\n![best](best.png)"]
     path.write_text("\n\n".join(parts) + "\n")
