@@ -2,22 +2,26 @@
 
     python data/build.py --dataset=cuhk --manual_dir=DIR --teacher=onnx:FILE [--data_dir=DIR]
     python data/build.py --dataset=synthetic --teacher=scene
+    python data/build.py --dataset=cuhk --describe
 
 data/README.md has the folders each dataset is expected in.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
+import shlex
 import shutil
 import sys
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
     sys.path.insert(0, ROOT)
 
-from data import sources, synthetic, teachers  # noqa: E402
+from data import checks, sources, synthetic, teachers, textures  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
 
 
@@ -29,20 +33,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--manual_dir", type=Path, help="the raw folder")
     p.add_argument("--data_dir", type=Path, help="where the shards go (default: TFDS's own, ~/tensorflow_datasets)")
     p.add_argument("--overwrite", action="store_true", help="build again what is built already")
+    p.add_argument("--drop_duplicates", action="store_true", help="leave out training images that are also test images")
+    p.add_argument("--num_shards", type=int, help="files per split (default: by size)")
+    p.add_argument("--beam", action="store_true", help="build with Apache Beam")
+    p.add_argument("--beam_options", default="", help="options of Beam's runner, in one string")
+    p.add_argument("--describe", action="store_true", help="tell what a built dataset holds, and draw 24 examples")
+    p.add_argument("--sheet", type=Path, help="where --describe draws them (default: DATASET_sheet.png)")
 
     g = p.add_argument_group("teacher")
-    g.add_argument("--teacher", default="none", help="none | scene | onnx:FILE (default: none)")
-    g.add_argument("--teacher_preset", choices=teachers.PRESETS, help="default: by the file's name")
+    g.add_argument("--teacher", default="none", help="none | scene | dir:DIR | onnx:FILE | hf:MODEL (default: none)")
+    g.add_argument("--teacher_preset", choices=teachers.PRESETS, help="of an ONNX file (default: by the file's name)")
     g.add_argument("--teacher_polarity", choices=["near", "far"], help="what a larger output means")
-    g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where the model leaves it open")
-    g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="of an input in [0, 1]")
-    g.add_argument("--teacher_std", type=_floats, metavar="R,G,B")
+    g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where an ONNX file leaves it open")
+    g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="subtracted from an ONNX input in [0, 1]")
+    g.add_argument("--teacher_std", type=_floats, metavar="R,G,B", help="what the rest is divided by")
 
-    g = p.add_argument_group("folders that differ from the published ones")
+    g = p.add_argument_group("raw folders that differ from the published ones")
     g.add_argument("--images", metavar="DIR[,DIR]", help="folder of photographs of each split, below --manual_dir")
     g.add_argument("--masks", metavar="DIR[,DIR]", help="folder of masks of each split")
     g.add_argument("--gt_white", choices=["blur", "focus"], help="what the masks draw white")
-    g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one a line")
+    g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one name a line")
+    g.add_argument("--train_list", type=Path, help="the same to train on (default: all the others)")
 
     g = p.add_argument_group("synthetic")
     g.add_argument("--train_scenes", type=int, default=400)
@@ -63,82 +74,162 @@ def _floats(text: str) -> tuple[float, ...]:
     return float(r), float(g), float(b)
 
 
-def collect(args: argparse.Namespace) -> tuple[dict[str, list], partial, dict]:
-    """What to build: the items of each split, the function that loads one, and a description of the raw source.
-
-    Raises:
-        UserError: anything wrong with the raw folder; all of it in one message.
-    """
-    if args.dataset == "synthetic":
-        items = synthetic.scenes(args.train_scenes, args.test_scenes, args.size, args.seed, args.textures)
-        raw = {"train": args.train_scenes, "test": args.test_scenes, "size": args.size, "seed": args.seed}
-        return items, partial(synthetic.load), raw | {"textures": str(args.textures or "")}
-    if args.manual_dir is None:
-        raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder of {args.dataset}'s files")
-    source = sources.customise(sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list)
-    splits, problems = sources.find_pairs(source, args.manual_dir)
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} problem(s) in {args.manual_dir}; nothing was built", *problems]))
-    listing = {
-        split: [[p.id, p.image.stat().st_size, p.mask.stat().st_size] for p in pairs] for split, pairs in splits.items()
-    }
-    return splits, partial(sources.load), {"title": source.title, "files": teachers.digest(listing)}
-
-
-def build(args: argparse.Namespace) -> None:
-    """Builds one dataset, or says that it is there already."""
-    settings = teachers.Settings(
-        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
-    )
-    if args.teacher == "scene" and args.dataset != "synthetic":
-        raise UserError(f"--teacher=scene knows the depth of synthetic scenes only, not of {args.dataset}")
-    teacher = teachers.open_teacher(settings)
-    splits, load, raw = collect(args)
-    metadata = {"raw": raw, "teacher": teacher.identity if teacher else None}
-
-    import tensorflow_datasets as tfds  # after the checks: it is slow to import
-
-    from data.dbd_dataset import Dbd
-
-    data_dir = args.data_dir or Path(tfds.core.constants.DATA_PATH)
-    folder = data_dir / "dbd" / args.dataset / str(Dbd.VERSION)
-    if folder.exists() and not args.overwrite:
-        built = json.loads((folder / "metadata.json").read_text())
-        if built == metadata:
-            print(f"dbd/{args.dataset} is built already: {folder} (nothing to do)")
-            return
-        differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
-        raise UserError(f"{folder} was built from another {differs}: pass --overwrite, or another --data_dir")
-    for leftover in folder.parent.glob(f"{folder.name}.incomplete*"):  # of a build that was killed
-        shutil.rmtree(leftover)
-
-    tfds.disable_progress_bar()  # it cannot know how many examples there are; the builder shows its own
-    builder = Dbd(
-        splits=splits,
-        load=load,
-        teacher=settings,
-        metadata=metadata,
-        cache=data_dir / "dbd_teacher_cache",
-        config=args.dataset,
-        data_dir=data_dir,
-        file_format="array_record",
-    )
-    mode = tfds.GenerateMode.REUSE_CACHE_IF_EXISTS if args.overwrite else tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False, download_mode=mode)
-    )
-    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
-    print(f"built dbd/{args.dataset}: {counts}, teacher {args.teacher}; in {folder}")
-
-
 def main() -> int:
     """Runs the command line; returns the exit status."""
+    args = parser().parse_args()
     try:
-        build(parser().parse_args())
+        (describe if args.describe else build)(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-built is left to be taken for whole", file=sys.stderr)
+        return 130
     return 0
+
+
+def build(args: argparse.Namespace) -> None:
+    """Builds one dataset, or says that it is there already.
+
+    Raises:
+        UserError: anything wrong with the raw files, all of it in one message; an unusable teacher; a dataset built
+            from something else in its place.
+    """
+    if args.teacher == "scene" and args.dataset != "synthetic":
+        raise UserError(f"--teacher=scene knows the depth of synthetic scenes only, not of {args.dataset}")
+    settings = teachers.Settings(
+        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
+    )
+    teacher = teachers.open_teacher(settings)
+    runner = beam_options(args)
+    if args.dataset == "synthetic":
+        load, problems = synthetic.load, []
+        splits, raw = scenes(args)
+    else:
+        load = sources.load
+        source, splits, problems, raw = pairs(args)
+        problems += teachers.missing_maps(settings, (p.image for split in splits.values() for p in split))
+    metadata = {"raw": raw, "teacher": teacher.identity if teacher else None, "num_shards": args.num_shards}
+
+    import tensorflow_datasets as tfds  # slow, and not needed by the processes that load images
+
+    from data.dbd_dataset import Dbd
+
+    data_dir = data_folder(args)
+    folder = data_dir / "dbd" / args.dataset / str(Dbd.VERSION)
+    if folder.exists() and not args.overwrite and not problems:
+        built = json.loads((folder / "metadata.json").read_text())
+        if built == metadata:
+            print(f"dbd/{args.dataset} is built already, in {folder}: nothing to do")
+            return
+        differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
+        raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
+    if args.dataset != "synthetic":
+        splits = checks.check(source, splits, problems, args.drop_duplicates)
+
+    with sole_builder(folder):
+        builder = Dbd(
+            splits=splits,
+            load=load,
+            teacher=settings,
+            metadata=metadata,
+            cache=data_dir / "dbd_teacher_cache",
+            beam=args.beam,
+            config=args.dataset,
+            data_dir=data_dir,
+            file_format="array_record",
+        )
+        tfds.disable_progress_bar()  # it cannot know how many examples there are; the builder shows its own
+        modes = tfds.GenerateMode
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False,
+                download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
+                num_shards=args.num_shards,
+                beam_options=runner,
+            )
+        )
+    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
+    print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
+    if teacher:
+        from data.describe import auc_line, statistics
+
+        for split, figures in statistics(folder).items():
+            print(auc_line(split, figures["auc"]))
+
+
+def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sources.Pair]], list[str], dict]:
+    """The source, the pairs of each split, the problems met so far, and what the metadata says of the raw files."""
+    if args.manual_dir is None:
+        raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder with its files")
+    source = sources.customise(
+        sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
+    )
+    splits, problems = sources.find_pairs(source, args.manual_dir)
+    sizes = [[split, p.id, p.image.stat().st_size, p.mask.stat().st_size] for split in splits for p in splits[split]]
+    raw = {
+        "title": source.title,
+        "masks_white": source.white,
+        "files": teachers.digest({"sizes": sizes}),
+        "drop_duplicates": args.drop_duplicates,
+    }
+    return source, splits, problems, raw
+
+
+def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], dict]:
+    """The scenes of each split, and what the metadata says of them."""
+    if min(args.train_scenes, args.test_scenes) < 0 or args.train_scenes + args.test_scenes == 0:
+        raise UserError(f"--train_scenes={args.train_scenes} --test_scenes={args.test_scenes}: no scenes to render")
+    if args.size < 64:
+        raise UserError(f"--size={args.size}: scenes are at least 64 pixels wide")
+    if args.textures is not None:
+        textures.photographs(args.textures)  # fails here rather than in a worker
+    splits = synthetic.scenes(args.train_scenes, args.test_scenes, args.size, args.seed, args.textures)
+    raw = {"train": args.train_scenes, "test": args.test_scenes, "size": args.size, "seed": args.seed}
+    return splits, raw | {"textures": str(args.textures or "")}
+
+
+def data_folder(args: argparse.Namespace) -> Path:
+    """`--data_dir`, or where TFDS keeps datasets."""
+    import tensorflow_datasets as tfds
+
+    return args.data_dir or Path(tfds.core.constants.DATA_PATH)
+
+
+def beam_options(args: argparse.Namespace):
+    """Beam's options, None without `--beam`."""
+    if not args.beam:
+        return None
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise UserError("--beam needs apache-beam: pip install 'jaxdbd[beam]'") from None
+    return PipelineOptions(shlex.split(args.beam_options))
+
+
+@contextlib.contextmanager
+def sole_builder(folder: Path) -> Iterator[None]:
+    """Holds the dataset's folder for this process, and clears what a killed build left in it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
+        except BlockingIOError:
+            raise UserError(f"another build is writing to {folder.parent}: wait for it to end") from None
+        for leftover in folder.parent.glob(f"{folder.name}.incomplete*"):
+            shutil.rmtree(leftover)
+        yield
+
+
+def describe(args: argparse.Namespace) -> None:
+    """Tells what a built dataset holds."""
+    from data.dbd_dataset import Dbd
+    from data.describe import describe as describe_dataset
+
+    folder = data_folder(args) / "dbd" / args.dataset / str(Dbd.VERSION)
+    if not folder.exists():
+        raise UserError(f"no dataset in {folder}: build it first, with the same command less --describe")
+    describe_dataset(folder, args.sheet or Path(f"{args.dataset}_sheet.png"))
 
 
 if __name__ == "__main__":

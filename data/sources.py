@@ -24,7 +24,8 @@ class Source:
 
     `folders` maps a split to its folders of photographs and of masks, below the raw folder or below `root` in it.
     `white` says what a mask draws white. With a `test_list` (file names, one a line) the one split in `folders` is cut
-    in two. `count` is what was published, and only a difference worth a warning.
+    in two, and with a `train_list` too, names in neither list are left out. `count` is what was published; another
+    count is worth a warning.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Source:
     root: str = ""
     skip: str | None = None  # file names to pass over, as a glob
     test_list: Path | None = None
+    train_list: Path | None = None
 
 
 SOURCES = {
@@ -95,15 +97,17 @@ def customise(
     masks: str | None = None,
     gt_white: str | None = None,
     test_list: Path | None = None,
+    train_list: Path | None = None,
 ) -> Source:
-    """The source with the user's own folder names, polarity and list of test names in place of the published ones.
+    """The source with the user's own folder names, polarity and lists of names in place of the published ones.
 
     Args:
         source: the table's entry.
         images: folders of photographs, comma separated, one per split of `source.folders` and in its order.
         masks: the same for masks.
-        gt_white: what the masks draw white.
-        test_list: text file, one file name a line.
+        gt_white: what the masks draw white, `blur` or `focus`.
+        test_list: text file of the photographs to test on, one file name a line.
+        train_list: the same for those to train on; only together with a test list.
 
     Returns:
         A copy of `source`.
@@ -112,19 +116,23 @@ def customise(
         UserError: the number of folders is not the number of splits, or the polarity is still unknown.
     """
     folders = dict(source.folders)
-    for which, given in enumerate((images, masks)):
+    for which, (flag, given) in enumerate({"--images": images, "--masks": masks}.items()):
         if given is None:
             continue
         names = given.split(",")
         if len(names) != len(folders):
-            flag = "--images" if which == 0 else "--masks"
             raise UserError(f"{flag}={given}: give {len(folders)} folder(s), for {', '.join(folders)}")
         for split, name in zip(folders, names, strict=True):
-            folders[split] = (name, folders[split][1]) if which == 0 else (folders[split][0], name)
+            folders[split] = tuple(name if i == which else old for i, old in enumerate(folders[split]))
     white = gt_white or source.white
     if not white:
         raise UserError(f"{source.title}: say what its masks draw white with --gt_white=blur or --gt_white=focus")
-    return dataclasses.replace(source, folders=folders, white=white, test_list=test_list or source.test_list)
+    test_list = test_list or source.test_list
+    if (test_list or train_list) and "train" not in folders:
+        raise UserError(f"{source.title} has a test split only: leave --test_list and --train_list out")
+    if train_list and not test_list:
+        raise UserError("--train_list: give --test_list too")
+    return dataclasses.replace(source, folders=folders, white=white, test_list=test_list, train_list=train_list)
 
 
 def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
@@ -134,33 +142,44 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
         `{split: pairs sorted by id}`, and every problem found, a line each. Pairs with a problem are left out.
 
     Raises:
-        UserError: a folder or the test list is missing, so that there is nothing to list.
+        UserError: a folder or a list is missing, or there are no photographs at all.
     """
     if not manual_dir.is_dir():
         raise UserError(f"no folder {manual_dir}: --manual_dir must name the folder of {source.title}")
     splits, problems = {}, []
     for split, (images, masks) in source.folders.items():
-        pairs, found = _match(source, _locate(source, manual_dir, images), _locate(source, manual_dir, masks))
-        splits[split] = pairs
-        problems += found
-    if source.test_list is not None:
-        listed = _read_names(source.test_list)
-        pairs = splits["train"]
-        named = {pair.id.casefold() for pair in pairs}
-        troubled = "\n".join(problems).casefold()
+        photos, found = _by_stem(_locate(source, manual_dir, images), source.skip)
+        labels, found_too = _by_stem(_locate(source, manual_dir, masks), source.skip)
+        problems += found + found_too
+        problems += [f"{photos[key]}: no mask of that name in {masks}/" for key in sorted(photos.keys() - labels)]
         problems += [
-            f"{name}: in the test list {source.test_list.name}, but there is no such photograph"
-            for key, name in listed.items()
-            if key not in named and f"{key}." not in troubled
+            f"{labels[key]}: no photograph of that name in {images}/" for key in sorted(labels.keys() - photos)
         ]
-        splits = {
-            "train": [pair for pair in pairs if pair.id.casefold() not in listed],
-            "test": [pair for pair in pairs if pair.id.casefold() in listed],
-        }
-    splits = {split: pairs for split, pairs in splits.items() if pairs}
-    if not splits and not problems:
-        raise UserError(f"no photographs in {manual_dir}: expected {source.folders}")
-    return splits, problems
+        both = sorted(photos.keys() & labels.keys())
+        splits[split] = {key: Pair(photos[key].stem, photos[key], labels[key], source.white) for key in both}
+        if split == "train" and source.test_list is not None:
+            lists = {"test": _read_names(source.test_list)}
+            if source.train_list is not None:
+                lists["train"] = _read_names(source.train_list)
+                twice = sorted(lists["train"].keys() & lists["test"])
+                problems += [
+                    f"{lists['test'][key]}: in both {source.train_list} and {source.test_list}" for key in twice
+                ]
+            problems += [
+                f"{name}: in the {which} list, but there is no photograph of that name in {images}/"
+                for which, names in lists.items()
+                for key, name in names.items()
+                if key not in photos and key not in labels  # one of the two alone is named above
+            ]
+            train = lists.get("train", set(both) - lists["test"].keys())
+            splits = {
+                "train": {key: pair for key, pair in splits["train"].items() if key in train},
+                "test": {key: pair for key, pair in splits["train"].items() if key in lists["test"]},
+            }
+    found_pairs = {split: list(pairs.values()) for split, pairs in splits.items() if pairs}
+    if not found_pairs and not problems:
+        raise UserError(f"no photographs in {manual_dir}: expected them in {source.folders}")
+    return found_pairs, problems
 
 
 def _locate(source: Source, manual_dir: Path, name: str) -> Path:
@@ -168,20 +187,6 @@ def _locate(source: Source, manual_dir: Path, name: str) -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"no folder {manual_dir / name}: if yours has another name, give it with --images or --masks")
-
-
-def _match(source: Source, images: Path, masks: Path) -> tuple[list[Pair], list[str]]:
-    problems = []
-    photos, found = _by_stem(images, source.skip)
-    problems += found
-    labels, found = _by_stem(masks, source.skip)
-    problems += found
-    problems += [f"{photos[key]}: no mask {photos[key].stem}.* in {masks}" for key in sorted(photos.keys() - labels)]
-    problems += [
-        f"{labels[key]}: no photograph {labels[key].stem}.* in {images}" for key in sorted(labels.keys() - photos)
-    ]
-    both = sorted(photos.keys() & labels.keys())
-    return [Pair(photos[key].stem, photos[key], labels[key], source.white) for key in both], problems
 
 
 def _by_stem(folder: Path, skip: str | None) -> tuple[dict[str, Path], list[str]]:
@@ -207,41 +212,49 @@ def load(pair: Pair) -> dict:
     """Reads one pair into a record of the dataset.
 
     Returns:
-        `id`; `image`, encoded bytes, the file's own where they hold an upright 8-bit RGB JPEG or PNG and else a
-        lossless PNG of it; `mask`, PNG bytes of one 8-bit channel, 255 = in focus; `key`, the SHA-256 of the
-        photograph's file in hex.
+        `id`; `path` of the photograph; `image`, encoded bytes, the file's own where they hold an upright 8-bit RGB
+        JPEG or PNG and else a lossless PNG of it; `mask`, PNG bytes of one 8-bit channel, 255 = in focus; `key`, the
+        SHA-256 of the photograph's file in hex.
     """
     encoded = pair.image.read_bytes()
     with Image.open(io.BytesIO(encoded)) as file:
-        upright = file.getexif().get(EXIF_ORIENTATION, 1) == 1
-        deep = file.format == "PNG" and encoded[24] == 16  # bits per channel, in the header
-        as_is = file.format in ("JPEG", "PNG") and file.mode == "RGB" and upright and not deep
-        image = encoded if as_is else _png(_to_rgb(file))
+        image = encoded if conversion(file, encoded) is None else _png(upright_rgb(file))
     return {
         "id": pair.id,
+        "path": pair.image,
         "image": image,
         "mask": _png(Image.fromarray(read_mask(pair).astype(np.uint8) * 255)),
         "key": hashlib.sha256(encoded).hexdigest(),
     }
 
 
+def conversion(file: Image.Image, encoded: bytes) -> str | None:
+    """Why a photograph cannot be stored as it is, or None where it can."""
+    if file.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        return "rotated upright by its EXIF tag"
+    if file.format == "PNG" and encoded[24] == 16:  # bits per channel, in the header
+        return "16 bits reduced to 8"
+    if file.mode != "RGB":
+        return f"{file.mode} turned into RGB"
+    return None if file.format in ("JPEG", "PNG") else f"{file.format} turned into PNG"
+
+
+def upright_rgb(file: Image.Image) -> Image.Image:
+    """Turned by its EXIF tag, 8-bit, three channels. Transparency is dropped, 16 bits are cut to the upper 8."""
+    image = ImageOps.exif_transpose(file)
+    return Image.fromarray(grey(image)).convert("RGB") if image.mode.startswith("I") else image.convert("RGB")
+
+
 def read_mask(pair: Pair) -> Bool[np.ndarray, "h w"]:
-    """The mask of a pair, true = in focus."""
+    """The mask of a pair, true = in focus. Grey values count as white above 127."""
     with Image.open(pair.mask) as file:
-        white = _to_grey(file) > 127
+        white = grey(file) > 127
     return white if pair.white == "focus" else ~white
 
 
-def _to_rgb(file: Image.Image) -> Image.Image:
-    """Upright, 8-bit, three channels; transparency is dropped."""
-    image = ImageOps.exif_transpose(file)
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_to_grey(image))
-    return image.convert("RGB")
-
-
-def _to_grey(file: Image.Image) -> UInt8[np.ndarray, "h w"]:
-    if file.mode.startswith("I"):  # Pillow's own conversion of 16 bits clips at 255
+def grey(file: Image.Image) -> UInt8[np.ndarray, "h w"]:
+    """One 8-bit channel of any image; transparency is dropped."""
+    if file.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
         return (np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
     return np.asarray(file.convert("L"))
 

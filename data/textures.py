@@ -153,7 +153,7 @@ def smooth(rng: Generator, size: int) -> Texture:
 
 def photograph(rng: Generator, size: int, folder: Path) -> Texture:
     """A square part of one of the photographs in `folder`, which should be in focus all over."""
-    files = _photographs(folder)
+    files = photographs(folder)
     path = files[rng.integers(len(files))]
     try:
         with Image.open(path) as file:
@@ -167,7 +167,8 @@ def photograph(rng: Generator, size: int, folder: Path) -> Texture:
 
 
 @functools.cache
-def _photographs(folder: Path) -> list[Path]:
+def photographs(folder: Path) -> list[Path]:
+    """The photographs below a folder, sorted."""
     suffixes = {".jpg", ".jpeg", ".png"}
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes) if folder.is_dir() else []
     if not files:
