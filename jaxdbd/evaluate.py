@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
@@ -19,6 +19,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.metrics import ImageScores, count_levels, summarize, summarize_ddff
 from jaxdbd.model import DepthDistilledDBD, normalize
 from jaxdbd.score import polarity_warning, worker_pool, write_csv, write_json
+from jaxdbd.sharding import batch_sharding, make_mesh, replicated
 from jaxdbd.structure import score_image
 
 TTA = ("flip", "scales")
@@ -42,13 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def focus_predictor(
     model: DepthDistilledDBD, mesh: Mesh, tta: Sequence[str] = ()
 ) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], Float[Array, "b s s"]]:
-    """A compiled (variables, images) -> probability of being in focus, the batch split over the mesh's first axis.
+    """A compiled (variables, images) -> probability of being in focus, the batch split over the mesh.
 
-    B must be a multiple of the devices. Rows do not see each other (BatchNorm uses its running statistics), so neither
-    the number of devices nor what pads a batch changes a row. Every device, and every process, gets the whole result.
+    B must be a multiple of the devices; `variables` are on the mesh, whole or cut. Rows do not see each other (BatchNorm
+    uses its running statistics), so neither the number of devices nor what pads a batch changes a row. Every device,
+    and every process, gets the whole result.
     `tta` averages the probability over mirror images ("flip") and over three sizes of the batch ("scales").
     """
-    everywhere, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    rows = batch_sharding(mesh)
 
     def probability(variables, images):
         return jax.nn.sigmoid(model.apply(variables, images, train=False).focus[..., 0])
@@ -59,8 +61,8 @@ def focus_predictor(
         p = probability(variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
         return jax.image.resize(p, (b, size, size), "linear")
 
-    @partial(jax.jit, in_shardings=(everywhere, rows), out_shardings=everywhere)
-    def predict_batch(variables, images):
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def average(variables, images):
         images = normalize(images, model.encoder)
         views = [(images, lambda p: p)]
         if "flip" in tta:
@@ -72,6 +74,10 @@ def focus_predictor(
             for scale in scales
         ]
         return jnp.stack(maps).mean(axis=0)
+
+    def predict_batch(variables, images):
+        # Every process has the whole batch, and hands over the rows of its own devices.
+        return average(variables, jax.make_array_from_callback(images.shape, rows, lambda index: images[index]))
 
     return predict_batch
 
@@ -162,8 +168,8 @@ def run(args: argparse.Namespace) -> None:
     size = weights.read_metadata(args.weights).size
     model, variables = weights.load(args.weights)
     records = input_pipeline.open_split(args.dataset, args.split, args.data_dir)
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    mesh = make_mesh()
+    variables = jax.device_put(variables, replicated(mesh))
     predict_batch = partial(focus_predictor(model, mesh, tta), variables)
     if args.out:
         (args.out / "maps").mkdir(parents=True, exist_ok=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from PIL import Image
 
 from jaxdbd import evaluate, input_pipeline, weights
 from jaxdbd.__main__ import main
 from jaxdbd.model import DepthDistilledDBD
+from jaxdbd.sharding import make_mesh
 
 SIZE = 64
 
@@ -41,7 +41,7 @@ def make_records(n: int) -> list[dict]:
 
 
 def mesh_of(n: int) -> jax.sharding.Mesh:
-    return jax.make_mesh((n,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:n])
+    return make_mesh(jax.devices()[:n])
 
 
 def brightness(images: np.ndarray) -> np.ndarray:
@@ -129,6 +129,7 @@ def test_scales_average_three_sizes(network):
     np.testing.assert_allclose(p, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_report_is_whole_and_score_gives_the_same_from_the_maps(built, weights_file, tmp_path, capsys):
     out = tmp_path / "out"
     flags = [f"--weights={weights_file.parent}", "--dataset=dbd/folder", f"--out={out}", "--tta=flip", "--batch_size=2"]
@@ -171,10 +172,13 @@ from functools import partial
 sys.path.insert(0, "tests")
 from test_evaluate import make_records, mesh_of, SIZE
 from jaxdbd import evaluate, weights
+from jaxdbd.sharding import replicated
 model, variables = weights.load(sys.argv[1])
 assert jax.device_count() == 8
 for devices in (1, 8):
-    predict_batch = partial(evaluate.focus_predictor(model, mesh_of(devices)), variables)
+    mesh = mesh_of(devices)
+    variables = jax.device_put(variables, replicated(mesh))
+    predict_batch = partial(evaluate.focus_predictor(model, mesh), variables)
     print(json.dumps(evaluate.ddff_scores(predict_batch, make_records(5), SIZE, 8)))
 """
 
