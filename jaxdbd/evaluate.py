@@ -45,7 +45,7 @@ def focus_predictor(
 ) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], Float[Array, "b s s"]]:
     """A compiled (variables, images) -> probability of being in focus, the batch split over the mesh.
 
-    B must be a multiple of the devices; `variables` are on the mesh, whole or cut. Rows do not see each other (BatchNorm
+    B must be a multiple of the devices; `variables` are on the mesh, whole or cut. Rows do not see others (BatchNorm
     uses its running statistics), so neither the number of devices nor what pads a batch changes a row. Every device,
     and every process, gets the whole result.
     `tta` averages the probability over mirror images ("flip") and over three sizes of the batch ("scales").
