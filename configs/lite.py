@@ -1,0 +1,32 @@
+"""EfficientNet-Lite0 from its ImageNet weights, for a CPU or a phone.
+
+python train.py --config=configs/lite.py --workdir=DIR
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The default with a small encoder, a decoder that ends at half resolution, and more augmentation."""
+    c = default.get_config()
+    c.encoder = "lite0"
+    c.encoder_init = "pypi:efficientnet-lite0"
+    c.model.full_resolution = False
+    c.size = 256
+    c.batch_size = 8
+    c.epochs = 40
+    c.optimizer = "adamw"
+    c.learning_rate = 1e-3
+    c.weight_decay = 1e-4
+    c.schedule = "cosine"
+    c.warmup_steps = 100
+    c.clip_norm = 5.0
+    c.ema_decay = 0.998
+    c.focus_loss = "bce+iou"
+    c.augment.sharp = 0.1
+    c.augment.blurred = 0.1
+    c.augment.noise = 4.0
+    c.augment.jpeg = 0.3
+    return c

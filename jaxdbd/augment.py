@@ -1,0 +1,149 @@
+"""Augmentation on the host: one geometry for image, mask and depth; then light, noise and blur as cameras make them."""
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageEnhance
+
+cv2.setNumThreads(1)  # the pipeline already runs one example per thread
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the photograph
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training photograph. The paper states none; all of it is our choice."""
+
+    flip: bool = True  # mirror half of them
+    min_area: float = 0.4  # a crop covers between this fraction of the photograph and all of it
+    max_aspect: float = 4 / 3  # and is stretched by at most this factor
+    jitter: float = 0.1  # brightness, contrast and saturation change by at most this fraction (D-DFFNet's value)
+    sharp: float = 0.0  # share replaced by a part wholly in focus, mask all 1
+    blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
+    noise: float = 0.0  # largest standard deviation of added noise, in grey levels
+    jpeg: float = 0.0  # share compressed again, at quality 40 to 95
+
+
+def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=Image.Resampling.BICUBIC) -> np.ndarray:
+    """Resamples `box` of a uint8 [h, w(, 3)] or float32 [h, w] array to `size` (height, width), antialiased.
+
+    Bicubic is the authors' choice for photographs [their code].
+    """
+    h, w = array.shape[:2]
+    pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
+    return np.asarray(Image.fromarray(array).resize(size[::-1], resample, box=pixels))
+
+
+def crop_and_resize(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    size: int,
+    box: Box = WHOLE,
+    flip: bool = False,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """The same part of photograph, mask and depth, each resampled to size x size. The mask keeps soft edges."""
+    bilinear = Image.Resampling.BILINEAR
+    out = [
+        resize(image, (size, size), box),
+        resize(mask, (size, size), box, bilinear),
+        None if depth is None else resize(depth, (size, size), box, bilinear),
+    ]
+    if flip:
+        out = [None if a is None else a[:, ::-1] for a in out]
+    return tuple(out)
+
+
+def random_box(rng: np.random.Generator, min_area: float, max_aspect: float) -> Box:
+    """A box of random area and aspect that lies inside the photograph."""
+    area = rng.uniform(min_area, 1.0)
+    stretch = np.exp(rng.uniform(-1, 1) * np.log(max_aspect) / 2)
+    w, h = min(np.sqrt(area) * stretch, 1.0), min(np.sqrt(area) / stretch, 1.0)
+    left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
+    return left, top, left + w, top + h
+
+
+def sharp_box(rng: np.random.Generator, mask: UInt8[np.ndarray, "h w"], min_side: int) -> Box | None:
+    """The largest of many random boxes that lie wholly in focus with sides of at least `min_side` pixels, or None."""
+    h, w = mask.shape
+    if min(h, w) <= min_side:
+        return None
+    sums = cv2.integral((mask > 127).astype(np.uint8))
+    heights, widths = rng.integers(min_side, h + 1, 256), rng.integers(min_side, w + 1, 256)
+    tops = (rng.random(256) * (h - heights + 1)).astype(int)
+    lefts = (rng.random(256) * (w - widths + 1)).astype(int)
+    bottoms, rights = tops + heights, lefts + widths
+    inside = sums[bottoms, rights] - sums[tops, rights] - sums[bottoms, lefts] + sums[tops, lefts]
+    # A box twice as long as wide would be squashed into another texture.
+    fits = (inside >= 0.998 * heights * widths) & (np.maximum(heights, widths) < 2 * np.minimum(heights, widths))
+    if not fits.any():
+        return None
+    best = np.argmax(np.where(fits, heights * widths, 0))
+    return lefts[best] / w, tops[best] / h, rights[best] / w, bottoms[best] / h
+
+
+def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Blurs a whole photograph with a disc of `radius` pixels in linear light, as a lens out of focus does."""
+    reach = int(np.ceil(radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+    linear = (np.arange(256, dtype=np.float32) / 255) ** 2.2
+    blurred = cv2.filter2D(linear[image], -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
+    return (np.clip(blurred, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8)
+
+
+def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
+    """Changes brightness, contrast and saturation by factors in 1 +- amount."""
+    picture = Image.fromarray(image)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = change(picture).enhance(rng.uniform(1 - amount, 1 + amount))
+    return np.asarray(picture)
+
+
+def add_noise(image: UInt8[np.ndarray, "h w 3"], sigma: float, rng) -> UInt8[np.ndarray, "h w 3"]:
+    """Adds Gaussian noise of `sigma` grey levels."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(sigma)
+    return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+
+
+def compress(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarray, "h w 3"]:
+    """What JPEG leaves of an image at `quality`."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def augment(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    size: int,
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """One random view of a photograph, with its mask and depth, at size x size."""
+    kind = rng.random()
+    box = None
+    if kind < settings.sharp:
+        # Enlarged more than twice, even a sharp part looks blurred.
+        box = sharp_box(rng, mask, size // 2)
+    if box is None:
+        box = random_box(rng, settings.min_area, settings.max_aspect)
+    flip = settings.flip and rng.random() < 0.5
+    image, mask, depth = crop_and_resize(image, mask, depth, size, box, flip)
+    image = np.ascontiguousarray(image)
+    if settings.sharp <= kind < settings.sharp + settings.blurred:
+        # From where a blur can no longer be taken for sharpness (3 pixels at 256) to where little is left.
+        image = defocus(image, size * np.exp(rng.uniform(np.log(0.012), np.log(0.04))))
+        mask = np.zeros_like(mask)
+    if settings.jitter:
+        image = jitter_colours(image, settings.jitter, rng)
+    if settings.noise:
+        image = add_noise(image, rng.uniform(0, settings.noise), rng)
+    if rng.random() < settings.jpeg:
+        image = compress(image, int(rng.integers(40, 96)))
+    return image, mask, depth

@@ -1,0 +1,38 @@
+"""Pictures: maps as colours, and panels that show photograph, mask, focus and depth side by side."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+
+def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A map in [0, 1] as grey, 1 = white."""
+    return np.repeat(np.rint(np.clip(focus, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Nearness in [0, 1] as colour, from dark (far) to yellow (near)."""
+    colours = matplotlib.colormaps["inferno"](np.clip(depth.astype(np.float32), 0, 1))[..., :3]
+    return np.rint(colours * 255).astype(np.uint8)
+
+
+def panel(
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str], side: int = 224
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A grid of pictures, each fitted into a square of `side` pixels, a title over each column; uint8 [H, W, 3]."""
+    gap, head = 4, 22
+    width, height = len(titles) * (side + gap) - gap, head + len(rows) * (side + gap) - gap
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column, title in enumerate(titles):
+        draw.text((column * (side + gap) + side / 2, head / 2), title, "black", font, anchor="mm")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            scale = side / max(picture.shape[:2])
+            size = [max(1, round(n * scale)) for n in picture.shape[1::-1]]
+            left, top = x * (side + gap) + (side - size[0]) // 2, head + y * (side + gap) + (side - size[1]) // 2
+            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (left, top))
+    return np.asarray(sheet)
