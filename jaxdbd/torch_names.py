@@ -142,7 +142,7 @@ def from_torch(
                 faults.append(f"{name} is missing")
                 continue
             tensor = tensors[name]
-            if len(shape) == 2 and tensor.shape[2:] == (1, 1):  # the fusion, a 1x1 convolution there
+            if len(shape) == 2 and tensor.shape[2:] == (1, 1):  # a 1x1 convolution there, a dense layer here
                 tensor = tensor[..., 0, 0]
             if tensor.shape != shape:
                 faults.append(f"{name} is {_times(tensor.shape)}, not {_times(shape)}")
