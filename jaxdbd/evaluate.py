@@ -141,7 +141,7 @@ def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScor
         for i in chosen:
             example = input_pipeline.decode(records[i])
             focus = np.asarray(Image.open(out / "maps" / f"{example.id}.png"))
-            caption = f"{example.id}  MAE {rows[i]['mae']:.3f}  ddff F {rows[i]['ddff_f']:.3f}"
+            caption = f"{example.id}\nMAE {rows[i]['mae']:.3f}  ddff F {rows[i]['ddff_f']:.3f}"
             panel.append((caption, example.image, example.mask, focus))
         report.draw_panel(out / f"{name}.png", panel)
 
