@@ -249,7 +249,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
     if state is None:
         variables = initial_variables(model, config.size, config.seed, config.encoder_init, config.init_from)
         state = jax.jit(make_state, out_shardings=placement)(variables)
-    else:
     start = int(state.step)
     best_step = manager.best_step()
     best = manager.metrics(best_step)["mae"] if best_step is not None else float("inf")
