@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from jaxdbd.errors import UserError
 
-# Each command is a module with add_arguments(parser) and run(args). It is imported only when it is asked for: --help
-# and a mistyped command answer at once, and `score` needs no JAX.
+# Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
     "predict": "focus maps of photographs, without masks",
     "evaluate": "a network on a built dataset, under every protocol",

@@ -69,6 +69,8 @@ class DepthDistilledDBD(nn.Module):
       srfb_select: mix the SRFB's branches by attention; False adds them.
       sab: multiply each level by its attention map.
       dtype: of the computation; parameters and BatchNorm statistics are float32 always.
+      size: side of the square that photographs are resized to, in training and in `jaxdbd.predict`. The network itself
+        takes any multiple of 32.
 
     Where the encoder tap that is added to a level has another number of channels, a 1x1 convolution carries it over.
     """
@@ -81,6 +83,7 @@ class DepthDistilledDBD(nn.Module):
     srfb_select: bool = True
     sab: bool = True
     dtype: Any = jnp.float32
+    size: int = 320
 
     @nn.compact
     def __call__(

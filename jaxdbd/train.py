@@ -21,11 +21,13 @@ from jaxdbd import checkpoint, sharding, weights
 from jaxdbd.augment import Augmentation
 from jaxdbd.errors import UserError
 from jaxdbd.evaluate import ddff_scores, focus_predictor
-from jaxdbd.input_pipeline import open_split, training_batches
+from jaxdbd.input_pipeline import decode, open_split, training_batches
 from jaxdbd.logs import RunLog
 from jaxdbd.losses import DEPTH_LOSSES, FOCUS_LOSSES, joint_loss
 from jaxdbd.model import DepthDistilledDBD, normalize
 from jaxdbd.optimizer import make_optimizer, make_schedule
+from jaxdbd.predict import predict_batch
+from jaxdbd.viz import example_panel
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -114,7 +116,7 @@ def make_model(config: ml_collections.ConfigDict) -> DepthDistilledDBD:
     fields = dict(config.model)
     if fields["widths"] is not None:
         fields["widths"] = tuple(fields["widths"])
-    return DepthDistilledDBD(encoder=config.encoder, dtype=jnp.dtype(config.dtype), **fields)
+    return DepthDistilledDBD(encoder=config.encoder, dtype=jnp.dtype(config.dtype), size=config.size, **fields)
 
 
 def initial_variables(model: DepthDistilledDBD, size: int, seed: int, encoder_init: str, init_from: str):
@@ -193,6 +195,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
 
     records = open_split(config.dataset, config.train_split, config.data_dir)
     held_out = open_split(config.dataset, config.eval_split, config.data_dir) if config.eval_split else None
+    shown = [decode(held_out[i]) for i in range(min(8, len(held_out)))] if held_out is not None else []
     distils = config.gamma > 0 and config.model.depth_head
     if distils and "depth" not in records[0]:
         raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
@@ -321,6 +324,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
                     partial(predict, evaluation_variables(state)), held_out, config.size, config.eval_batch_size
                 )
                 log.write(step, {f"eval/{k}": v for k, v in scores.items()})
+                predictions = predict_batch(model, evaluation_variables(state), [e.image for e in shown])
+                log.image(step, "eval/panel", example_panel(shown, predictions))
                 log.message(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()) + " (ddff)")
                 if scores["mae"] < best:
                     best = scores["mae"]

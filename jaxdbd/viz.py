@@ -7,6 +7,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxdbd.augment import resize
+from jaxdbd.input_pipeline import Example
+from jaxdbd.predict import Prediction
+
 
 def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """A map in [0, 1] as grey, 1 = white."""
@@ -36,3 +40,19 @@ def panel(
             left, top = x * (side + gap) + (side - size[0]) // 2, head + y * (side + gap) + (side - size[1]) // 2
             sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (left, top))
     return np.asarray(sheet)
+
+
+def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]) -> UInt8[np.ndarray, "h w 3"]:
+    """A row per photograph: photo, mask, focus and, where they are known, the teacher's and the network's depth."""
+    titles, rows = ["photograph", "mask", "focus"], []
+    has_teacher, has_depth = examples[0].depth is not None, predictions[0].depth is not None
+    titles += ["teacher's depth"] * has_teacher + ["depth"] * has_depth
+    for example, prediction in zip(examples, predictions, strict=True):
+        row = [example.image, grey(example.mask / 255), grey(prediction.focus)]
+        if has_teacher:
+            height, width = example.mask.shape
+            row.append(depth_colours(resize(example.depth.astype(np.float32), (height, width))))
+        if has_depth:
+            row.append(depth_colours(prediction.depth))
+        rows.append(row)
+    return panel(rows, titles)
