@@ -74,9 +74,9 @@ def _floats(text: str) -> tuple[float, ...]:
     return float(r), float(g), float(b)
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    args = parser().parse_args()
+    args = parser().parse_args(argv)
     try:
         (describe if args.describe else build)(args)
     except UserError as error:
@@ -97,6 +97,12 @@ def build(args: argparse.Namespace) -> None:
     """
     if args.teacher == "scene" and args.dataset != "synthetic":
         raise UserError(f"--teacher=scene knows the depth of synthetic scenes only, not of {args.dataset}")
+    if args.teacher.startswith("dir:") and args.dataset == "synthetic":
+        raise UserError(
+            "--teacher=dir:DIR goes by the names of photographs; for --dataset=synthetic use --teacher=scene"
+        )
+    if args.num_shards is not None and args.num_shards < 1:
+        raise UserError(f"--num_shards={args.num_shards}: at least 1")
     settings = teachers.Settings(
         args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
     )
@@ -216,7 +222,7 @@ def sole_builder(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
         except BlockingIOError:
             raise UserError(f"another build is writing to {folder.parent}: wait for it to end") from None
-        for leftover in folder.parent.glob(f"{folder.name}.incomplete*"):
+        for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
             shutil.rmtree(leftover)
         yield
 

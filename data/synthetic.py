@@ -7,8 +7,10 @@ plane is blurred by its own c, together with its opacity, and laid over what is 
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +25,8 @@ IN_FOCUS_COC = 2.0
 ALL_SHARP, ALL_BLURRED = 0.08, 0.08  # shares of scenes entirely in focus and entirely out
 MAX_COC = (7.0, 24.0)  # largest disk in a scene of 256 pixels; larger scenes scale it
 JPEG_QUALITY = 95
+
+Kernel = Callable[[float], Float[np.ndarray, "k k"]]  # diameter of the circle of confusion, pixels -> blur kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +93,7 @@ def render(scene: Scene) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "
     rng = np.random.default_rng(scene.seed)
     planes = compose(rng, scene.size, scene.textures)
     aperture, focus = draw_lens(rng, planes, scene.size)
-    light, in_focus = photograph(planes, aperture, focus, aperture_kernel(rng))
+    light, in_focus = photograph(planes, aperture, focus, draw_aperture(rng))
     return develop(light, rng), in_focus, visible_nearness(planes)
 
 
@@ -148,7 +152,7 @@ def draw_lens(rng: np.random.Generator, planes: list[Plane], size: int) -> tuple
 
 
 def photograph(
-    planes: list[Plane], aperture: float, focus: float, kernel
+    planes: list[Plane], aperture: float, focus: float, kernel: Kernel
 ) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
     """The light that falls on the sensor, and whether what dominates each pixel is in focus.
 
@@ -170,7 +174,9 @@ def photograph(
     return light, sharp >= 0.5
 
 
-def blur(layer: Float[np.ndarray, "h w c"], coc: Float[np.ndarray, "h w"], kernel) -> Float[np.ndarray, "h w c"]:
+def blur(
+    layer: Float[np.ndarray, "h w c"], coc: Float[np.ndarray, "h w"], kernel: Kernel
+) -> Float[np.ndarray, "h w c"]:
     """Spreads each pixel of a layer over a disk of diameter `coc`, which is constant or varies slowly.
 
     Where it varies, the layer is blurred at a few diameters and each pixel is interpolated between the nearest two.
@@ -198,28 +204,37 @@ def _filter(layer: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return layer if kernel.size == 1 else cv2.filter2D(layer, -1, kernel, borderType=cv2.BORDER_REFLECT)
 
 
-def aperture_kernel(rng: np.random.Generator):
-    """Draws a lens, round or five- to eight-bladed, seldom Gaussian: diameter in pixels -> kernel summing to 1."""
-    kind, blades, turn = rng.random(), int(rng.integers(5, 9)), rng.uniform(0, np.pi)
+def draw_aperture(rng: np.random.Generator) -> Kernel:
+    """Draws a lens: round, five- to eight-bladed, or seldom Gaussian."""
+    shape = rng.choice(["round", "blades", "gaussian"], p=[0.5, 0.4, 0.1])
+    return functools.partial(blur_kernel, shape=shape, blades=int(rng.integers(5, 9)), turn=rng.uniform(0, np.pi))
 
-    def kernel(diameter: float) -> Float[np.ndarray, "k k"]:
-        if diameter < 0.5:  # smaller than a pixel
-            return np.ones((1, 1), np.float32)
-        radius = diameter / 2
-        reach = int(np.ceil(radius * (2.0 if kind > 0.9 else 1.0) + 0.5))
-        y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
-        if kind > 0.9:
-            k = np.exp(-(x**2 + y**2) / (2 * (radius / 1.5) ** 2))
-        elif kind > 0.45:
-            k = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)
-        else:
-            angles = turn + 2 * np.pi * np.arange(blades) / blades
-            apothem = radius * np.cos(np.pi / blades) ** 0.5
-            edge = np.max([x * np.cos(a) + y * np.sin(a) for a in angles], axis=0)
-            k = np.clip(apothem + 0.5 - edge, 0, 1)
-        return (k / k.sum()).astype(np.float32)
 
-    return kernel
+def blur_kernel(diameter: float, shape: str = "round", blades: int = 6, turn: float = 0.0) -> Float[np.ndarray, "k k"]:
+    """Where the light of one point goes: sums to 1.
+
+    Args:
+        diameter: of the circle of confusion, pixels; under half a pixel the point stays where it is.
+        shape: `round`; `blades`, a polygon of the same area; `gaussian`, of the same variance as the disk.
+        blades: corners of the polygon.
+        turn: its angle, radians.
+    """
+    if diameter < 0.5:
+        return np.ones((1, 1), np.float32)
+    radius = diameter / 2
+    reach = int(np.ceil(1.5 * radius + 0.5))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32)
+    if shape == "gaussian":
+        k = np.exp(-(x**2 + y**2) / (2 * (radius / 2) ** 2))
+    elif shape == "round":
+        k = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1)
+    else:
+        apothem = radius * np.sqrt(np.pi / (blades * np.tan(np.pi / blades)))
+        angles = turn + 2 * np.pi * np.arange(blades) / blades
+        k = np.clip(apothem + 0.5 - np.max([x * np.cos(a) + y * np.sin(a) for a in angles], axis=0), 0, 1)
+    used = int(np.flatnonzero(k.any(0))[0])
+    k = k[used : k.shape[0] - used, used : k.shape[1] - used]
+    return (k / k.sum()).astype(np.float32)
 
 
 def develop(light: Float[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:

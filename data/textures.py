@@ -51,7 +51,7 @@ def palette(rng: Generator, count: int) -> Float[np.ndarray, "n 3"]:
     return (rgb / np.float32(255)) ** np.float32(2.2)
 
 
-def ramp(colours: Float[np.ndarray, "n 3"], at: Field) -> Texture:
+def ramp(colours: Float[np.ndarray, "n 3"], at: Float[np.ndarray, "*at"]) -> Float[np.ndarray, "*at 3"]:
     """Colours interpolated at positions in [0, 1]."""
     stops = np.linspace(0, 1, len(colours))
     return np.stack([np.interp(at, stops, colours[:, c]) for c in range(3)], -1).astype(np.float32)
@@ -112,14 +112,14 @@ def cells(rng: Generator, size: int) -> Texture:
     count = int(np.exp(rng.uniform(np.log(30), np.log(600))))
     seeds[rng.integers(0, size, count), rng.integers(0, size, count)] = 0
     distance, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    colours = ramp(palette(rng, 4), rng.random((1, label.max() + 1)))[0]
+    colours = ramp(palette(rng, 4), rng.random(label.max() + 1))
     return colours[label] * (1 - 0.85 * (distance / distance.max())[..., None])
 
 
 def leaves(rng: Generator, size: int) -> Texture:
     """Dead leaves: overlapping shapes of all sizes, whose statistics are those of natural images (Lee et al. 2001)."""
     canvas = np.zeros((size, size, 3), np.float32)
-    colours = ramp(palette(rng, 5), rng.random((1, 32)))[0].astype(float)
+    colours = ramp(palette(rng, 5), rng.random(32)).astype(float)
     longest = size / rng.uniform(4, 10)
     for i in range(int(rng.integers(250, 500))):
         radius = 2 + longest * rng.random() ** 3
@@ -133,7 +133,7 @@ def leaves(rng: Generator, size: int) -> Texture:
 
 def grass(rng: Generator, size: int) -> Texture:
     """Strokes in one main direction: grass, fur, bark."""
-    colours = ramp(palette(rng, 4), rng.random((1, 32)))[0].astype(float)
+    colours = ramp(palette(rng, 4), rng.random(32)).astype(float)
     canvas = np.ones((size, size, 3), np.float32) * colours[0].astype(np.float32)
     direction, spread = rng.uniform(0, np.pi), rng.uniform(0.05, 0.5)
     length = rng.uniform(0.05, 0.25) * size
