@@ -70,7 +70,7 @@ class SRFB(nn.Module):
     """Selective Reception Field Block: four branches of growing reception field, mixed per channel by attention.
 
     Branch 0 is the input; branch i (1..3) is a k x k convolution of dilation k (k = 3, 5, 7) -> BatchNorm -> ReLU.
-    With `cascaded` each branch reads the previous branch (the authors' code: a field of 105 pixels); otherwise all read
+    With `cascaded` each branch reads the previous branch (the authors' code: a field of 69 pixels); otherwise all read
     the input (the paper's count: 43). Without `select` the branches are simply added.
     """
 

@@ -1,0 +1,114 @@
+"""Augmentation: one geometry for all three arrays, and what each effect does to photograph and mask."""
+
+import numpy as np
+import pytest
+
+from jaxdbd.augment import (
+    Augmentation,
+    add_noise,
+    augment,
+    compress,
+    crop_and_resize,
+    defocus,
+    jitter_colours,
+    random_box,
+    resize,
+    sharp_box,
+)
+
+PLAIN = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def ramp():
+    """A photograph, mask and depth that all show the same horizontal ramp, at different resolutions."""
+    grey = np.linspace(0, 255, 120).astype(np.uint8)[None].repeat(80, 0)
+    depth = np.linspace(0, 1, 60, dtype=np.float32)[None].repeat(40, 0)
+    return grey[..., None].repeat(3, -1), grey, depth
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_image_mask_and_depth_show_the_same_part(ramp, flip):
+    image, mask, depth = crop_and_resize(*ramp, 64, (0.25, 0.1, 0.75, 0.9), flip)
+    assert image.shape == (64, 64, 3)
+    inside = slice(2, -2)
+    np.testing.assert_allclose(image[:, inside, 0], mask[:, inside], atol=2)
+    np.testing.assert_allclose(mask[:, inside] / 255, depth[:, inside], atol=0.02)
+    row = mask[32, ::-1] if flip else mask[32]
+    assert row[0] == pytest.approx(255 * 0.25, abs=4)
+    assert row[-1] == pytest.approx(255 * 0.75, abs=4)
+
+
+def test_resizing_to_the_same_size_changes_nothing(rng):
+    image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(image, (32, 48)), image)
+
+
+def test_random_boxes_keep_to_their_bounds(rng):
+    for _ in range(200):
+        left, top, right, bottom = random_box(rng, 0.3, 4 / 3)
+        assert 0 <= left < right <= 1
+        assert 0 <= top < bottom <= 1
+        w, h = right - left, bottom - top
+        # Where a side is cut at the photograph's, the area falls by at most the stretch.
+        assert 0.3 / np.sqrt(4 / 3) - 1e-9 <= w * h <= 1 + 1e-9
+        assert 3 / 4 - 1e-9 <= w / h <= 4 / 3 + 1e-9
+
+
+def test_sharp_box_lies_in_focus_or_there_is_none(rng):
+    mask = np.zeros((200, 300), np.uint8)
+    mask[40:180, 100:280] = 255
+    box = sharp_box(rng, mask, 64)
+    rows, columns = slice(round(box[1] * 200), round(box[3] * 200)), slice(round(box[0] * 300), round(box[2] * 300))
+    assert (mask[rows, columns] == 255).mean() > 0.99
+    assert mask[rows, columns].shape[0] >= 64
+    assert sharp_box(rng, np.zeros((200, 300), np.uint8), 64) is None
+    assert sharp_box(rng, np.full((50, 300), 255, np.uint8), 64) is None
+
+
+def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20] = 255
+    blurred = defocus(image, 4.0)
+    rows = np.flatnonzero(blurred[:, 20, 0])
+    assert rows[0] == 16
+    assert rows[-1] == 24
+    np.testing.assert_array_equal(defocus(np.full((20, 20, 3), 77, np.uint8), 3.0), 77)
+
+
+def test_whole_blur_empties_the_mask_and_sharp_part_fills_it(rng):
+    image = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    mask = np.zeros((200, 300), np.uint8)
+    mask[:, 80:] = 255
+    blurred, empty, _ = augment(image, mask, None, 64, Augmentation(blurred=1.0, jitter=0.0), rng)
+    assert empty.max() == 0
+    assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < 20 < np.abs(np.diff(image.astype(int), axis=1)).mean()
+    _, full, _ = augment(image, mask, None, 64, Augmentation(sharp=1.0, jitter=0.0), rng)
+    assert full.mean() > 0.99 * 255
+
+
+def test_no_augmentation_is_plain_resizing(ramp, rng):
+    for ours, plain in zip(augment(*ramp, 64, PLAIN, rng), crop_and_resize(*ramp, 64), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+def test_the_same_generator_gives_the_same_view(ramp):
+    settings = Augmentation(sharp=0.3, blurred=0.3, noise=5.0, jpeg=0.5)
+    for seed in range(8):
+        first, second = (augment(*ramp, 64, settings, np.random.default_rng(seed)) for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_colour_noise_and_compression_stay_small(rng):
+    image = np.full((64, 64, 3), 128, np.uint8)
+    noisy = add_noise(image, 5.0, rng).astype(float)
+    assert noisy.std() == pytest.approx(5.0, rel=0.05)
+    assert noisy.mean() == pytest.approx(128, abs=0.3)
+    assert np.abs(jitter_colours(image, 0.1, rng).astype(int) - 128).max() <= 14
+    assert np.abs(compress(image, 90).astype(int) - 128).max() <= 2
