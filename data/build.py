@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fcntl
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -147,14 +148,15 @@ def build(args: argparse.Namespace) -> None:
         )
         tfds.disable_progress_bar()  # it cannot know how many examples there are; the builder shows its own
         modes = tfds.GenerateMode
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                try_download_gcs=False,
-                download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
-                num_shards=args.num_shards,
-                beam_options=runner,
+        with errors_of_workers():
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    try_download_gcs=False,
+                    download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
+                    num_shards=args.num_shards,
+                    beam_options=runner,
+                )
             )
-        )
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
     if teacher:
@@ -225,6 +227,18 @@ def sole_builder(folder: Path) -> Iterator[None]:
         for leftover in folder.parent.glob(f"incomplete.*_{folder.name}"):
             shutil.rmtree(leftover)
         yield
+
+
+@contextlib.contextmanager
+def errors_of_workers() -> Iterator[None]:
+    """Turns a `UserError` that a Beam worker raised, and the runner hands on as text, back into one."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = re.findall(r"^jaxdbd\.errors\.UserError: (.*)$", str(error), re.MULTILINE)
+        if not told:
+            raise
+        raise UserError(told[-1]) from None
 
 
 def describe(args: argparse.Namespace) -> None:

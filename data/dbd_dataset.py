@@ -88,7 +88,7 @@ with tfds.core.registered.skip_registration():
 
             batches = [items[i : i + teachers.BATCH] for i in range(0, len(items), teachers.BATCH)]
             work = partial(load_examples, load=self._load, teacher=self._teacher, cache=self._cache)
-            return beam.Create(batches) | beam.Reshuffle() | beam.FlatMap(work)
+            return beam.Create(batches) | beam.Reshuffle() | "load and label" >> beam.FlatMap(work)
 
 
 def load_examples(items: list, load: Callable[..., dict], teacher: teachers.Settings, cache: Path) -> list:

@@ -48,20 +48,20 @@ SOURCES = {
         test_list=Path(__file__).with_name("cuhk_test.txt"),
     ),
     "dut": Source(
-        title="DUT-DBD (Zhao, Zhao, Wang, Lu, CVPR 2018; training part of 2019)",
+        title="DUT-DBD (Zhao, Zhao, Wang, Lu, CVPR 2018 and TPAMI 2020)",
         folders={"train": ("DUT600S_Training", "DUT600GT_Training"), "test": ("image", "gt")},
         white="focus",
         count={"train": 600, "test": 500},
         root="DUT-DBD_Dataset",
     ),
     "ctcug": Source(
-        title="CTCUG (Tang et al., TPAMI 2022)",
+        title="CTCUG (Tang, Liu, Zheng et al., TPAMI 2022)",
         folders={"test": ("CTCUG_images", "CTCUG_gt")},
         white="blur",
         count={"test": 150},
     ),
     "ebd": Source(
-        title="EBD (Jin, Qian, Xu et al., 2023)",
+        title="EBD (Jin, Qian, Xiong, Xue, Xia, ICME 2023)",
         folders={"test": ("image", "gt")},
         white="focus",
         count={"test": 1605},
