@@ -18,7 +18,7 @@ demo: venv
 	$(BIN)/python data/build.py --dataset=synthetic --teacher=scene --data_dir=$(DEMO)/data
 	$(BIN)/python train.py --config=configs/demo.py --config.data_dir=$(DEMO)/data --workdir=$(DEMO)/run
 	$(BIN)/python -m jaxdbd evaluate --weights=$(DEMO)/run --dataset=dbd/synthetic --data_dir=$(DEMO)/data --out=$(DEMO)/evaluation
-	$(BIN)/python -m jaxdbd panel --weights=$(DEMO)/run --dataset=dbd/synthetic --data_dir=$(DEMO)/data --out=$(DEMO)/panel.png
+	@echo "panel: $(DEMO)/evaluation/panel.png   report: $(DEMO)/evaluation/report.md"
 
 test: venv
 	$(BIN)/python -m pytest

@@ -18,9 +18,11 @@ from jaxdbd import input_pipeline, report, weights
 from jaxdbd.errors import UserError
 from jaxdbd.metrics import ImageScores, count_levels, summarize, summarize_ddff
 from jaxdbd.model import DepthDistilledDBD, normalize
+from jaxdbd.predict import predict
 from jaxdbd.score import polarity_warning, worker_pool, write_csv, write_json
 from jaxdbd.sharding import batch_sharding, make_mesh, replicated
 from jaxdbd.structure import score_image
+from jaxdbd.viz import example_panel
 
 TTA = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)
@@ -195,5 +197,8 @@ def run(args: argparse.Namespace) -> None:
         report.write_results_csv(args.out / "results.csv", results)
         report.draw_pr_curves(args.out / "pr.png", [results])
         draw_extremes(args.out, records, images)
+        shown = [input_pipeline.decode(records[i]) for i in range(min(PANEL_ROWS, len(records)))]
+        predictions = [predict(model, variables, example.image) for example in shown]
+        Image.fromarray(example_panel(shown, predictions)).save(args.out / "panel.png")
         report.write_markdown(args.out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)
         print(f"wrote {args.out}/report.md")

@@ -124,6 +124,7 @@ def write_markdown(path: Path, title: str, facts: Sequence[str], results: dict) 
         "the mean, pooled and per image; `max` at each image's best threshold. `jaxdbd/metrics.py` says exactly how.",
         markdown_table(results),
         "## Precision and recall\n\n![precision against recall](pr.png)",
+        "## The first photographs of the split\n\n![photograph, mask, focus and depths](panel.png)",
         "## Worst by MAE\n\n![the photographs of the largest MAE](worst.png)",
         "## Best by MAE\n\n![the photographs of the smallest MAE](best.png)",
     ]
