@@ -70,6 +70,12 @@ with tfds.core.registered.skip_registration():
                 metadata=tfds.core.MetadataDict(self._metadata),
             )
 
+        def _log_download_bytes(self) -> None:
+            """Silent: TFDS would announce a download, and there is none."""
+
+        def _log_download_done(self) -> None:
+            """Silent as well; `build.py` says what was built."""
+
         def _example_writer(self) -> writer.ExampleWriter:
             return DeterministicWriter(self.info.file_format)
 
