@@ -1,26 +1,20 @@
-"""Pictures: maps as colours, and panels that show photograph, mask, focus and depth side by side."""
+"""Panels that show photograph, mask, focus and depth side by side."""
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdbd.augment import resize
 from jaxdbd.input_pipeline import Example
+from jaxdbd.overlay import depth_colours
 from jaxdbd.predict import Prediction
 
 
 def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """A map in [0, 1] as grey, 1 = white."""
     return np.repeat(np.rint(np.clip(focus, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Nearness in [0, 1] as colour, from dark (far) to yellow (near)."""
-    colours = matplotlib.colormaps["inferno"](np.clip(depth.astype(np.float32), 0, 1))[..., :3]
-    return np.rint(colours * 255).astype(np.uint8)
 
 
 def panel(
