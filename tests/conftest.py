@@ -7,8 +7,8 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-# Every jaxtyping annotation in the package is checked while the tests run.
-install_import_hook("jaxdbd", "beartype.beartype")
+# Every jaxtyping annotation is checked while the tests run.
+install_import_hook(["jaxdbd", "data"], "beartype.beartype")
 
 ROOT = Path(__file__).resolve().parents[1]
 
