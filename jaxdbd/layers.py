@@ -30,22 +30,20 @@ def upsample_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -
     """Nearest x2 upsampling followed by a 3x3 convolution with zero padding, without building the upsampled map.
 
     Two of every three kernel rows meet the same low-resolution row, so each of the four output parities is a 2x2
-    convolution of the small map with summed kernel entries: 4/9 of the multiplications, done as one matrix product.
+    convolution of the small map with summed kernel entries: 4/9 of the multiplications.
     """
-    b, h, w, c = x.shape
-    d = kernel.shape[-1]
+    b, h, w, _ = x.shape
     # Rows (w0, w1 + w2) serve the even output rows, (w0 + w1, w2) the odd ones; the same along columns.
-    halves = jnp.stack([jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]])])
-    left = jnp.stack([halves[:, :, 0], halves[:, :, 1] + halves[:, :, 2]], axis=2)
-    right = jnp.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 2]], axis=2)
-    quarters = jnp.stack([left, right], axis=4)  # [row parity, 2, 2, c, column parity, d]
-    merged = jnp.transpose(quarters, (1, 2, 3, 0, 4, 5)).reshape(4 * c, 4 * d)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = [padded[:, i : i + h + 1, j : j + w + 1] for i in range(2) for j in range(2)]
-    y = (jnp.concatenate(patches, axis=-1) @ merged).reshape(b, h + 1, w + 1, 2, 2, d)
-    even, odd = y[:, :h, :, 0], y[:, 1:, :, 1]
-    rows = [jnp.stack([p[:, :, :w, 0], p[:, :, 1:, 1]], axis=3) for p in (even, odd)]
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, d)
+    halves = [jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]])]
+    rows = []
+    for i, half in enumerate(halves):
+        quarters = [
+            jnp.stack([half[:, 0], half[:, 1] + half[:, 2]], axis=1),
+            jnp.stack([half[:, 0] + half[:, 1], half[:, 2]], axis=1),
+        ]
+        columns = [conv(x, q, padding=((1 - i, i), (1 - j, j))) for j, q in enumerate(quarters)]
+        rows.append(jnp.stack(columns, axis=3))
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def conv(x, kernel, *, stride=1, padding, dilation=1, groups=1):
