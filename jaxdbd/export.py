@@ -71,7 +71,7 @@ def to_stablehlo(model: DepthDistilledDBD, variables: weights.Variables, platfor
 def to_onnx(model: DepthDistilledDBD, variables: weights.Variables, notes: weights.Metadata) -> bytes:
     """The network as an ONNX model that carries the weights' notes. Raises UserError without the `onnx` package."""
     try:
-        from onnx.helper import set_model_props
+        import onnx
 
         from jaxdbd.onnx_graph import build
     except ModuleNotFoundError as error:
@@ -79,7 +79,9 @@ def to_onnx(model: DepthDistilledDBD, variables: weights.Variables, notes: weigh
             raise
         raise UserError("export to ONNX needs one more package: pip install onnx") from error
     graph = build(model, variables)
-    set_model_props(graph, {name: str(getattr(notes, name)) for name in ("dataset", "license", "threshold")})
+    onnx.helper.set_model_props(
+        graph, {name: str(getattr(notes, name)) for name in ("dataset", "license", "threshold")}
+    )
     return graph.SerializeToString()
 
 

@@ -76,7 +76,7 @@ class Graph:
 
     def relu(self, x: str, limit: float | None = None) -> str:
         """ReLU, or with `limit` the clipped one."""
-        return self.add("Relu", x) if limit is None else self.clip(x, 0, limit)
+        return self.add("Relu", x) if limit is None else self.clip(x, 0.0, limit)
 
     def clip(self, x: str, low: float, high: float) -> str:
         """Cuts values off at both ends."""
@@ -114,7 +114,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     maps = [g.add("Squeeze", x, g.constant("channel_axis", [1], np.int64)) for x in maps]
     g.nodes.append(helper.make_node("Sigmoid", [maps[0]], ["focus"]))
     if model.depth_head:
-        g.nodes.append(helper.make_node("Identity", [g.clip(maps[1], 0, 1)], ["depth"]))
+        g.nodes.append(helper.make_node("Identity", [g.clip(maps[1], 0.0, 1.0)], ["depth"]))
 
     shape = ["batch", model.size, model.size]
     graph = helper.make_graph(
@@ -184,7 +184,7 @@ def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
         before, after = same_padding(size, k, stride)
         return {"pads": [before, before, after, after], "stride": stride}
 
-    x = g.relu(conv_norm(x, "encoder/stem", **same(3, 2)), 6)
+    x = g.relu(conv_norm(x, "encoder/stem", **same(3, 2)), 6.0)
     size //= 2
     taps = []
     for stage, (_, k, stride, _, _) in enumerate(EFFICIENTNET_STAGES, start=1):
@@ -193,9 +193,9 @@ def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
         i = 1
         while g.has(block := f"encoder/stage{stage}_{i}"):
             step = stride if i == 1 else 1
-            y = g.relu(conv_norm(x, f"{block}/expand"), 6) if g.has(f"{block}/expand") else x
+            y = g.relu(conv_norm(x, f"{block}/expand"), 6.0) if g.has(f"{block}/expand") else x
             y = conv_norm(y, f"{block}/depthwise", "", **same(k, step), groups=g.channels(f"{block}/depthwise"))
-            y = conv_norm(g.relu(y, 6), f"{block}/project")
+            y = conv_norm(g.relu(y, 6.0), f"{block}/project")
             # The shortcut joins where the block keeps size and channels: all but the first of a stage.
             x = g.add("Add", x, y) if i > 1 else y
             size //= step

@@ -85,12 +85,13 @@ def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
                 raise UserError(f"{other} and {path} would both write {name}{ending}: predict them into two folders")
 
 
-def read_photograph(path: Path) -> Image.Image:
+def read_photograph(path: str | Path) -> Image.Image:
     """The photograph as an RGB picture, turned upright as its EXIF says; of an animation, the first frame.
 
     Transparent parts are shown over white, 16-bit greys keep their full range. Raises UserError for a file that is not
     a picture, is cut off or broken, or has a pixel count beyond Pillow's limit.
     """
+    path = Path(path)
     if path.suffix.lower() in HEIF:
         try:
             import pillow_heif

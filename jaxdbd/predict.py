@@ -49,21 +49,13 @@ def predict(
     Compiles on the first call, once for all sizes. A photograph gives the same result alone and in any list. Raises
     ValueError for anything but uint8 [h, w, 3].
     """
-    if isinstance(image, np.ndarray):
-        return predict_batch(model, variables, [image])[0]
-    return predict_batch(model, variables, image)
-
-
-def predict_batch(
-    model: DepthDistilledDBD, variables: weights.Variables, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]
-) -> list[Prediction]:
-    """`predict` of several photographs."""
+    images = [image] if isinstance(image, np.ndarray) else image
     squares = (to_square(image, model.size) for image in images)
-    maps = zip(images, predict_maps(model, variables, squares), strict=True)
-    return [
+    predictions = [
         Prediction(to_size(focus, image.shape[:2]), None if depth is None else to_size(depth, image.shape[:2]))
-        for image, (focus, depth) in maps
+        for image, (focus, depth) in zip(images, predict_maps(model, variables, squares), strict=True)
     ]
+    return predictions[0] if isinstance(image, np.ndarray) else predictions
 
 
 def predict_maps(

@@ -1,0 +1,215 @@
+"""Photographs of every kind, as `predict` finds, reads and names them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdbd.errors import UserError
+from jaxdbd.photos import find_photographs, read_photograph
+
+RAMP = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(20, axis=0)  # 20 high, 32 wide, dark to bright
+COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
+
+
+def save(path: Path, picture: Image.Image | np.ndarray, **options) -> Path:
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    picture = read_photograph(path)
+    assert picture.mode == "RGB"
+    return np.asarray(picture).astype(int)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
+def test_lossless_formats_come_back_exactly(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", COLOURS, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(pixels(path), COLOURS)
+
+
+def test_cmyk_jpeg_keeps_its_colours(tmp_path):
+    smooth = Image.fromarray(COLOURS)
+    path = save(tmp_path / "cmyk.jpg", smooth.convert("CMYK"), quality=100, subsampling=0)
+    assert Image.open(path).mode == "CMYK"
+    assert abs(pixels(path) - COLOURS).mean() < 3
+
+
+def test_grey_palette_and_one_pixel(tmp_path):
+    np.testing.assert_array_equal(pixels(save(tmp_path / "grey.png", RAMP)), RAMP[..., None].repeat(3, axis=-1))
+    palette = Image.fromarray(COLOURS).quantize(256)
+    assert abs(pixels(save(tmp_path / "palette.png", palette)) - COLOURS).max() < 12
+    np.testing.assert_array_equal(pixels(save(tmp_path / "one.png", COLOURS[:1, :1])), COLOURS[:1, :1])
+
+
+def test_sixteen_bits_keep_their_range(tmp_path):
+    deep = RAMP.astype(np.uint16) * 257
+    for suffix in ("png", "tif"):
+        path = save(tmp_path / f"deep.{suffix}", deep)
+        assert Image.open(path).mode.startswith("I")
+        np.testing.assert_array_equal(pixels(path)[..., 0], RAMP)
+    np.testing.assert_array_equal(pixels(save(tmp_path / "int.tif", deep.astype(np.int32)))[..., 1], RAMP)
+
+
+def test_floating_point_is_taken_as_zero_to_one_or_scaled_down(tmp_path):
+    values = RAMP.astype(np.float32) / 255
+    np.testing.assert_array_equal(pixels(save(tmp_path / "f.tif", values))[..., 0], RAMP)
+    np.testing.assert_array_equal(pixels(save(tmp_path / "hdr.tif", values * 40))[..., 0], RAMP)
+    half = pixels(save(tmp_path / "half.tif", values / 2))  # dim stays dim
+    assert half.max() == 128
+    values[0, 0] = np.nan
+    assert pixels(save(tmp_path / "nan.tif", values))[0, 0, 0] == 0
+
+
+def test_transparent_parts_are_shown_over_white(tmp_path):
+    alpha = np.zeros(RAMP.shape, np.uint8)
+    alpha[:, :16] = 255
+    seen = pixels(save(tmp_path / "alpha.png", np.dstack([COLOURS, alpha])))
+    np.testing.assert_array_equal(seen[:, :16], COLOURS[:, :16])
+    assert (seen[:, 16:] == 255).all()
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert pixels(path).reshape(-1, 3).tolist() == [[255, 0, 0]] * 600
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_orientation_is_undone(tmp_path, orientation, suffix):
+    # What a camera stores when it was held so that undoing `orientation` gives `upright` (EXIF 2.3, tag 0x0112).
+    upright = Image.fromarray(COLOURS)
+    stored = {
+        1: upright,
+        2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(Image.Transpose.ROTATE_180),
+        4: upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(Image.Transpose.TRANSPOSE),
+        6: upright.transpose(Image.Transpose.ROTATE_90),
+        7: upright.transpose(Image.Transpose.TRANSVERSE),
+        8: upright.transpose(Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    seen = pixels(save(tmp_path / f"a.{suffix}", stored, exif=exif, **({"quality": 100} if suffix == "jpg" else {})))
+    assert seen.shape == COLOURS.shape
+    assert abs(seen - COLOURS).mean() < 3
+
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    path = tmp_path / "phone.heic"
+    heif.from_pillow(Image.fromarray(COLOURS)).save(path, quality=95)
+    assert abs(pixels(path) - COLOURS).mean() < 12  # coarse: colours are stored at half resolution
+
+
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    (tmp_path / "phone.heic").write_bytes(b"x")
+    with pytest.raises(UserError, match="pip install pillow-heif"):
+        read_photograph(tmp_path / "phone.heic")
+
+
+def test_files_that_are_no_photographs(tmp_path):
+    jpeg = save(tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).read_bytes()
+    png = save(tmp_path / "whole.png", COLOURS).read_bytes()
+    broken = {
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "cut.png": png[: len(png) // 2],
+        "text.jpg": b"dear diary\n" * 50,
+        "empty.png": b"",
+        "header.png": png[:20],
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name) as caught:
+            read_photograph(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+# --- Finding and naming ---
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("a.jpg", "b c.PNG", "é.webp", "sub/a.jpg", "sub/deep/d.tif"):
+        save(tmp_path / "in" / name, COLOURS)
+    (tmp_path / "in" / "notes.txt").write_text("no photograph")
+    (tmp_path / "in" / "._a.jpg").write_bytes(b"a desktop's own file")
+    (tmp_path / "in" / "folder.jpg").mkdir()
+    return tmp_path / "in"
+
+
+def names(found: dict[Path, Path], folder: Path, out: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): name.relative_to(out).as_posix() for path, name in found.items()}
+
+
+def test_a_folder_gives_its_photographs_and_recursive_those_below(folder, tmp_path):
+    out = tmp_path / "out"
+    top = {"a.jpg": "a", "b c.PNG": "b c", "é.webp": "é"}
+    assert names(find_photographs([str(folder)], out), folder, out) == top
+    below = {"sub/a.jpg": "sub/a", "sub/deep/d.tif": "sub/deep/d"}
+    assert names(find_photographs([str(folder)], out, recursive=True), folder, out) == top | below
+
+
+def test_patterns_files_and_repeats(folder, tmp_path):
+    out = tmp_path / "out"
+    arguments = [str(folder / "*.jpg"), str(folder / "a.jpg"), str(folder / "sub" / ".." / "a.jpg"), str(folder)]
+    (folder / "folder.jpg").rmdir()
+    assert set(names(find_photographs(arguments, out), folder, out).values()) == {"a", "b c", "é"}
+    assert names(find_photographs([str(folder / "**/d.*")], out), folder, out) == {"sub/deep/d.tif": "d"}
+    save(folder / "[1].jpg", COLOURS)  # looks like a pattern, and is a file
+    assert names(find_photographs([str(folder / "[1].jpg")], out), folder, out) == {"[1].jpg": "[1]"}
+
+
+def test_same_stem_keeps_the_suffix(folder, tmp_path):
+    save(folder / "A.png", COLOURS)
+    out = tmp_path / "out"
+    assert names(find_photographs([str(folder)], out), folder, out) == {
+        "a.jpg": "a.jpg",
+        "A.png": "A.png",
+        "b c.PNG": "b c",
+        "é.webp": "é",
+    }
+
+
+def test_two_photographs_never_write_one_file(folder, tmp_path):
+    with pytest.raises(UserError, match="would both write"):
+        find_photographs([str(folder / "a.jpg"), str(folder / "sub" / "a.jpg")], tmp_path / "out")
+    save(folder / "a.depth.jpg", COLOURS)
+    assert len(find_photographs([str(folder)], tmp_path / "out")) == 4
+    with pytest.raises(UserError, match=r"a\.depth\.png"):
+        find_photographs([str(folder)], tmp_path / "out", (".png", ".depth.png"))
+
+
+def test_maps_never_lie_among_photographs(folder, tmp_path):
+    for out in (folder, folder / "sub" / ".."):
+        with pytest.raises(UserError, match="folder of their own"):
+            find_photographs([str(folder)], out)
+    with pytest.raises(UserError, match="folder of their own"):
+        find_photographs([str(folder / "a.jpg")], folder)
+
+
+def test_an_output_folder_inside_is_not_read(folder, tmp_path):
+    out = folder / "maps"
+    before = find_photographs([str(folder)], out, recursive=True)
+    for name in before.values():
+        save(name.with_name(name.name + ".png"), RAMP)
+    assert find_photographs([str(folder)], out, recursive=True) == before
+    # The other way round, the photographs' folder inside the output folder, is read.
+    assert len(find_photographs([str(folder)], folder.parent)) == 3
+
+
+def test_nothing_to_do_is_said(folder, tmp_path):
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="no photographs"):
+        find_photographs([str(tmp_path / "bare")], tmp_path / "out")
+    for missing in ("nowhere.jpg", "*.xyz"):
+        with pytest.raises(UserError, match="no such file"):
+            find_photographs([str(folder / missing)], tmp_path / "out")
