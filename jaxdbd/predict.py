@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import jax
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -112,7 +113,10 @@ def to_square(image: np.ndarray, side: int) -> UInt8[np.ndarray, "s s 3"]:
 
 def to_size(square: Float32[np.ndarray, "s s"], size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """A square map, bilinearly at a photograph's (height, width)."""
-    return resize(square, size, resample=Image.Resampling.BILINEAR).clip(0, 1)
+    if min(size) < len(square):
+        return resize(square, size, resample=Image.Resampling.BILINEAR).clip(0, 1)  # antialiased
+    # Only enlarged, where both libraries agree to a rounding, and OpenCV is thirty times as fast.
+    return cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
 
 
 # --- The command ---
@@ -239,12 +243,13 @@ def write_prediction(
     """Writes what was asked for, `name` + ending, at the photograph's size; returns its CSV row without the path."""
 
     def save(ending, pixels):
-        buffer = io.BytesIO()
-        if ending.endswith(".jpg"):
-            Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+        if pixels.ndim == 2:
+            content = cv2.imencode(".png", pixels)[1]  # in half the time that Pillow takes
         else:
-            Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
-        write_file(name.with_name(name.name + ending), buffer.getbuffer())
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, {".jpg": "JPEG", ".png": "PNG"}[ending[-4:]], quality=92)
+            content = buffer.getbuffer()
+        write_file(name.with_name(name.name + ending), content)
 
     focus = to_size(focus, size)
     in_focus = focus > threshold
@@ -265,7 +270,7 @@ def write_prediction(
     return f"{in_focus.mean():.4f}", mean_depth, ""
 
 
-def write_file(path: Path, content: bytes | memoryview) -> None:
+def write_file(path: Path, content: bytes | memoryview | np.ndarray) -> None:
     """Writes all of a file or nothing. Raises UserError where that fails."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

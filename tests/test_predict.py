@@ -129,6 +129,13 @@ def test_arrays_that_are_no_photographs(image):
         predict.to_square(image, 64)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (65, 300), (427, 640), (64, 1000), (63, 100), (1, 1), (40, 3000)])
+def test_maps_are_resized_as_pillow_does(size):
+    square = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    wanted = np.asarray(Image.fromarray(square).resize(size[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(predict.to_size(square, size), wanted, atol=3e-7)
+
+
 def test_every_block_of_the_documentation_runs(weights_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(weights, "BUNDLED", weights_file.parent)  # where `lite` is
     monkeypatch.chdir(tmp_path)
