@@ -1,7 +1,9 @@
-"""Training state on disk, with Orbax: asynchronous, atomic, restorable on another number of devices."""
+"""Training state on disk, with Orbax: asynchronous, atomic, restorable on another number of devices or processes."""
 
 import json
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jaxdbd.errors import UserError
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE."""
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every rename, and of every save without an evaluation
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(keep),
@@ -33,29 +36,36 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
 def git_revision() -> str:
     """The commit that the code stands at, with `+` where it was changed since; '' outside a git checkout."""
     here = Path(__file__).parent
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
     if head.returncode:
         return ""
     changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, check=False).returncode
     return head.stdout.strip() + ("+" if changed else "")
 
 
+def best_mae(manager: ocp.CheckpointManager) -> float:
+    """The least evaluation MAE of the checkpoints kept; infinite where none was evaluated."""
+    step = manager.best_step()
+    return float("inf") if step is None else manager.metrics(step)["mae"]
+
+
 def save(
     manager: ocp.CheckpointManager,
+    step: int,
     state: Any,
     data: grain.DatasetIterator,
     config: dict,
     metrics: dict[str, float] | None,
 ) -> None:
-    """Starts writing state, data position, config and git revision under the state's step, and returns meanwhile."""
-    step = int(state.step)
-    if step in manager.all_steps():
-        return
-    args = ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        data=grain.checkpoint.CheckpointSave(data),
-        meta=ocp.args.JsonSave({"config": config, "git": git_revision()}),
-    )
+    """Starts writing state, data position, config and git revision under `step`, and returns meanwhile.
+
+    The data position counts batches, so it is the same for any number of processes.
+    """
+    meta = {"config": config, "git": git_revision(), "data": data.get_state()}
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     manager.save(step, args=args, metrics=metrics, force=True)
 
 
@@ -64,6 +74,8 @@ def restore(
 ) -> Any | None:
     """The newest checkpoint that can be read, or None where there is none; `data` is moved to where it stood.
 
+    One that cannot be read is passed over with a warning, and renamed so that the run can write its step again.
+
     Args:
       manager: of the run's folder.
       abstract_state: shapes, dtypes and shardings to restore to; another number of devices than before is fine.
@@ -71,54 +83,77 @@ def restore(
       config: of this run; its `model` must be that of the checkpoint.
 
     Raises:
-      UserError: where the checkpoint belongs to another network, or none of several can be read.
+      UserError: where the checkpoint belongs to another run, or none of several can be read.
     """
-    failures = []
+    damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
-        # Orbax reports a damaged checkpoint through many exception types, which none of its interfaces names. Each is
-        # shown; and where no older checkpoint can be read the run stops.
-        try:
-            meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        except Exception as error:
-            failures.append(_warn(manager, step, error))
-            continue
-        difference = model_difference(meta["config"], config)
-        if difference:
-            raise UserError(f"{manager.directory} holds another network ({difference}): take another --workdir")
-        try:
-            restored = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state), data=grain.checkpoint.CheckpointRestore(data)
-                ),
-            )
-        except Exception as error:
-            failures.append(_warn(manager, step, error))
-            continue
-        return restored["state"]
-    if failures:
-        raise UserError(f"no checkpoint in {manager.directory} can be read: {failures[0]}; take another --workdir")
-    return None
+        meta = _read(manager, step, "meta", ocp.args.JsonRestore())
+        if meta is not None:
+            check_same_run(Path(manager.directory), meta["config"], config)
+            state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
+            if state is not None:
+                break
+        damaged.append(step)
+    else:
+        if damaged:
+            raise UserError(f"no checkpoint in {manager.directory} can be read: take another --workdir, or delete it")
+        return None
+    for name, old, new in differences(meta["config"], config):
+        _warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}")
+    set_aside(manager, damaged)
+    data.set_state(meta["data"])
+    return state
 
 
-def _warn(manager: ocp.CheckpointManager, step: int, error: Exception) -> str:
-    reason = f"checkpoint {step}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    logging.warning("%s is damaged, passed over: %s", manager.directory / str(step), reason)
-    return reason
+def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.CheckpointArgs) -> Any | None:
+    # Orbax reports damage through many exception types, which none of its interfaces names. Each is shown, and where no
+    # checkpoint can be read the run stops.
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
+    except Exception as error:
+        reason = f"{part}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        _warn(f"checkpoint {manager.directory / str(step)} is damaged, passed over ({reason})")
+        return None
 
 
-def model_difference(saved: dict, current: dict) -> str:
-    """What differs between the networks of two configs, as 'field: saved -> current'; '' where they are the same."""
-    names = ["encoder", *(f"model.{k}" for k in sorted({*saved["model"], *current["model"]}))]
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
-    def value(config, name):
-        part = config
-        for key in name.split("."):
-            part = part.get(key) if isinstance(part, dict) else None
-        return json.loads(json.dumps(part))
 
-    differing = [n for n in names if value(saved, n) != value(current, n)]
-    return ", ".join(f"{n}: {value(saved, n)!r} -> {value(current, n)!r}" for n in differing)
+def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+    """Renames damaged checkpoints, once for all processes."""
+    if not steps:
+        return
+    if jax.process_index() == 0:
+        for step in steps:
+            (manager.directory / str(step)).rename(manager.directory / f"damaged_{step}")
+    ocp.multihost.sync_global_processes("damaged checkpoints renamed")
+    manager.reload()
+
+
+def check_same_run(folder: Path, saved: dict, current: dict) -> None:
+    """Raises UserError, saying what differs, where two configs do not describe the same network and optimiser state."""
+    differing = [
+        f"{name}: {old!r} -> {new!r}"
+        for name, old, new in differences(saved, current)
+        if name in ("encoder", "optimizer")
+        or name.startswith("model.")
+        # These decide only whether a part of the state is there.
+        or (name == "ema_decay" and bool(old) != bool(new))
+        or (name == "accumulate" and old != new)
+    ]
+    if differing:
+        raise UserError(f"{folder} holds another network or optimiser ({', '.join(differing)}): take another --workdir")
+
+
+def differences(saved: Any, current: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, saved value, current value) of the fields in which two configs differ."""
+    if isinstance(saved, dict) and isinstance(current, dict):
+        for key in sorted({*saved, *current}):
+            yield from differences(saved.get(key), current.get(key), f"{name}.{key}" if name else key)
+    # Through JSON, as the saved one went: tuples become lists.
+    elif json.loads(json.dumps(saved)) != json.loads(json.dumps(current)):
+        yield name, saved, current
 
 
 def abstract(state_shapes: Any, shardings: Any) -> Any:

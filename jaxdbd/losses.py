@@ -82,7 +82,7 @@ FOCUS_LOSSES: dict[str, tuple[Callable, ...]] = {
 DEPTH_LOSSES: dict[str, Callable] = {"l1": l1, "l2": l2, "ssi": scale_shift_invariant}
 
 
-def shrink_to(target: Maps, size: tuple[int, int]) -> Maps:
+def shrink_to(target: Maps, size: tuple[int, int]) -> Float[Array, "b h2 w2 1"]:
     """Averages a map over whole blocks down to `size`: the soft label of a side output."""
     b, h, w, c = target.shape
     (sh, sw) = size

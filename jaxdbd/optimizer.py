@@ -46,7 +46,8 @@ def make_optimizer(
     Weight decay is decoupled for 'adamw' and added to the gradient otherwise. `encoder_lr_factor` scales the learning
     rate of the encoder. With `accumulate` above 1, an update is made from the mean gradient of so many calls.
     """
-    decay = optax.add_decayed_weights(weight_decay, is_decayed) if weight_decay else optax.identity()
+    # There even where it is zero, so that a checkpoint fits whatever the value.
+    decay = optax.add_decayed_weights(weight_decay, is_decayed)
     rules = {
         "adamw": [optax.scale_by_adam(), decay],
         "adam": [decay, optax.scale_by_adam()],
@@ -60,4 +61,4 @@ def make_optimizer(
         optax.masked(optax.scale(encoder_lr_factor), is_encoder),
         optax.scale_by_learning_rate(schedule),
     )
-    return optax.MultiSteps(tx, accumulate) if accumulate > 1 else tx
+    return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx

@@ -1,11 +1,14 @@
 """Devices: the mesh, where the state and the batch live on it, and more than one process."""
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdbd.errors import UserError
 
 # Smaller leaves cost more to gather than they save.
 FSDP_MIN_SIZE = 2**16
@@ -14,17 +17,26 @@ FSDP_MIN_SIZE = 2**16
 def initialize_distributed(coordinator: str | None, process_id: int | None, process_count: int | None) -> None:
     """Joins this process to the others, if there are any; to be called before anything else touches JAX.
 
-    With `coordinator` (host:port) the three arguments say it all. Otherwise the environment does: SLURM with more than
-    one task, a TPU pod, or JAX_COORDINATOR_ADDRESS; on a single machine nothing happens.
+    With `coordinator` (host:port) the three arguments say it all; otherwise the environment does.
+    Raises UserError where some of the three are missing.
     """
     if coordinator:
+        if process_id is None or process_count is None:
+            raise UserError("--coordinator needs --process_id and --process_count beside it")
         jax.distributed.initialize(coordinator, num_processes=process_count, process_id=process_id)
-    elif (
-        int(os.environ.get("SLURM_NTASKS", "1")) > 1
-        or len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        or "JAX_COORDINATOR_ADDRESS" in os.environ
-    ):
+    elif process_id is not None or process_count is not None:
+        raise UserError("--process_id and --process_count need --coordinator=HOST:PORT beside them")
+    elif is_one_of_many(os.environ):
         jax.distributed.initialize()
+
+
+def is_one_of_many(environment: Mapping[str, str]) -> bool:
+    """Whether a cluster that JAX can find its way in started this process: SLURM, Open MPI, a TPU pod, or by hand."""
+    tasks = max(int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    # JAX leaves the first mark on a machine with TPU chips; the second is there where no metadata server answers.
+    is_cloud_tpu = "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment
+    has_tpu_peers = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return tasks > 1 or is_cloud_tpu or has_tpu_peers or "JAX_COORDINATOR_ADDRESS" in environment
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
@@ -38,12 +50,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
+def state_sharding(mesh: Mesh | AbstractMesh, state: Any, fsdp: bool) -> Any:
     """A sharding for every leaf: a copy on each device, or, with `fsdp`, large leaves cut along their longest axis.
 
     `state` may be shapes only. An axis is cut where the number of devices divides it.
@@ -60,7 +72,17 @@ def state_sharding(mesh: Mesh, state: Any, fsdp: bool) -> Any:
     return jax.tree.map(place, state)
 
 
-def to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def local_rows_to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows as its share of a global batch."""
     sharding = batch_sharding(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def all_rows_to_devices(batch: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A batch that every process holds as a whole, spread over the devices of all; its rows a multiple of them."""
+    return jax.make_array_from_callback(batch.shape, batch_sharding(mesh), lambda index: batch[index])
+
+
+def gather(mesh: Mesh) -> Callable[[Any], Any]:
+    """A function that puts a whole copy of every array of a tree on every device."""
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
