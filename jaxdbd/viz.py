@@ -20,20 +20,30 @@ def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 def panel(
     rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]], titles: Sequence[str], side: int = 224
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A grid of pictures, each fitted into a square of `side` pixels, a title over each column; uint8 [H, W, 3]."""
+    """A grid of pictures, each fitted into a square of `side` pixels, a title over each column; uint8 [H, W, 3].
+
+    A row is as high as its highest picture.
+    """
     gap, head = 4, 22
-    width, height = len(titles) * (side + gap) - gap, head + len(rows) * (side + gap) - gap
-    sheet = Image.new("RGB", (width, height), "white")
+    sizes = [[fitted(picture, side) for picture in row] for row in rows]
+    heights = [max(height for _, height in row) for row in sizes]
+    sheet = Image.new("RGB", (len(titles) * (side + gap) - gap, head + sum(heights) + gap * (len(rows) - 1)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, title in enumerate(titles):
         draw.text((column * (side + gap) + side / 2, head / 2), title, "black", font, anchor="mm")
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            scale = side / max(picture.shape[:2])
-            size = [max(1, round(n * scale)) for n in picture.shape[1::-1]]
-            left, top = x * (side + gap) + (side - size[0]) // 2, head + y * (side + gap) + (side - size[1]) // 2
-            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), (left, top))
+    top = head
+    for row, row_sizes, height in zip(rows, sizes, heights, strict=True):
+        for x, (picture, size) in enumerate(zip(row, row_sizes, strict=True)):
+            place = x * (side + gap) + (side - size[0]) // 2, top + (height - size[1]) // 2
+            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), place)
+        top += height + gap
     return np.asarray(sheet)
+
+
+def fitted(picture: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[int, int]:
+    """(width, height) of a picture scaled so that its longer side is `side`."""
+    height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
+    return width, height
 
 
 def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]) -> UInt8[np.ndarray, "h w 3"]:

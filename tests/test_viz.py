@@ -17,14 +17,15 @@ def test_grey_rounds_and_clips():
 
 
 def test_pictures_keep_their_proportions_and_places():
-    sheet = panel([[RED, BLUE], [BLUE, RED]], ["left", "right"], side=100)
-    assert sheet.shape == (22 + 2 * 104 - 4, 2 * 104 - 4, 3)
-    middles = [(22 + 50 + 104 * y, 50 + 104 * x) for y in range(2) for x in range(2)]
-    assert [sheet[m].tolist() for m in middles] == [[200, 0, 0], [0, 0, 200], [0, 0, 200], [200, 0, 0]]
-    # 60 of 100 rows: 20 white ones above and below.
-    column = (sheet[22 : 22 + 100, 50] == (200, 0, 0)).all(axis=-1)
-    assert 58 <= column.sum() <= 60
-    assert abs(int(np.flatnonzero(column)[0]) - 20) <= 1
+    tall = BLUE.transpose(1, 0, 2)  # 100 high, 60 wide
+    sheet = panel([[RED, BLUE], [tall, RED]], ["left", "right"], side=50)
+    assert sheet.shape == (22 + 30 + 4 + 50, 50 + 4 + 50, 3)  # rows as high as their highest picture
+    is_red, is_blue = ((sheet == colour).all(axis=-1) for colour in ((200, 0, 0), (0, 0, 200)))
+    assert is_red[22:52, :50].all()
+    assert is_blue[22:52, 54:].all()
+    assert is_blue[56:106, 10:40].all()
+    assert is_red[66:96, 54:].all()
+    assert is_red.sum() == is_blue.sum() == 2 * 30 * 50
 
 
 def test_example_panel_shows_depth_only_where_there_is_any():
@@ -36,7 +37,8 @@ def test_example_panel_shows_depth_only_where_there_is_any():
     side = 224
     assert bare.shape[1] == 3 * (side + 4) - 4
     assert full.shape[1] == 5 * (side + 4) - 4
-    y = 22 + side // 2
+    y = 22 + 60  # well inside a row of 134
+    assert full.shape[0] == 22 + round(side * 0.6)
     assert full[y, 2 * (side + 4) + side // 2].tolist() == [64, 64, 64]
     wanted = [depth_colours(np.full((1, 1), v, np.float32))[0, 0] for v in (1, 0.25)]
     for column, colour in zip((3, 4), wanted, strict=True):

@@ -1,0 +1,49 @@
+"""Draws docs/gallery.jpg: eight photographs that may be shown, each with its focus map, overlay and depth.
+
+    python docs/gallery.py [--weights=W]
+
+Four photographs come with scikit-image, all free to show: the cat Chelsea (Stefan van der Walt, CC0), a coffee cup
+(Rachel Michetti, CC0), Eileen Collins (NASA, public domain), a Falcon 9 rocket (SpaceX, public domain). Four are scenes
+that data/synthetic.py renders, under a seed that no dataset uses.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import jaxdbd  # noqa: E402
+from data import synthetic  # noqa: E402
+from jaxdbd import weights  # noqa: E402
+from jaxdbd.overlay import depth_colours, overlay  # noqa: E402
+from jaxdbd.viz import grey, panel  # noqa: E402
+
+
+def main() -> None:
+    """Predicts and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gallery.jpg")
+    args = parser.parse_args()
+
+    threshold = weights.read_metadata(args.weights).threshold
+    model, variables = jaxdbd.load(args.weights)
+    photographs = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut", "rocket")]
+    scenes = synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]
+    photographs += [synthetic.render(scene)[0] for scene in scenes]
+    rows = [
+        [photo, grey(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colours(depth)])]
+        for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
+    ]
+    titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
+    sheet = panel(rows, titles[: len(rows[0])], side=256)
+    Image.fromarray(sheet).save(args.out, quality=88)
+
+
+if __name__ == "__main__":
+    main()
