@@ -157,8 +157,11 @@ def run(args: argparse.Namespace) -> int:
     model, variables = weights.load(args.weights)
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
-    for folder in {name.parent for name in names.values()}:
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {name.parent for name in names.values()} | ({args.csv.parent} if args.csv else set()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made a folder: {error.strerror}") from error
 
     with warnings.catch_warnings(), tqdm(total=len(names), unit=" photos") as bar:
         # Pillow warns of large pictures and odd metadata; what it cannot read it raises.

@@ -281,6 +281,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.png", b"old")]
 
 
+def test_folders_that_cannot_be_are_said_before_anything_is_done(weights_file, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("in the way")
+    for flags in (["--out", tmp_path / "file"], ["--out", tmp_path / "out", "--csv", tmp_path / "file" / "rows.csv"]):
+        assert run(tmp_path / "a.png", "--weights", weights_file, *flags) == 1
+        assert f"error: {tmp_path / 'file'}: cannot be made a folder" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
+
+
 @pytest.mark.slow
 def test_large_photographs_fit_in_three_gigabytes_and_raise_no_noise(weights_file, tmp_path):
     rng = np.random.default_rng(0)
