@@ -1,0 +1,78 @@
+"""What logging, checkpointing and input cost over the bare jitted step; wants a machine that does nothing else.
+
+    python tests/measure_overhead.py --config.data_dir=DIR [--config=FILE] [--steps=120] [--config.field=value ...]
+
+The bare step runs again and again on one batch that lies on the device, before and after a real training of as many
+steps, which checkpoints every 40 (the lite config: every 500) and logs every 20.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+
+from jaxdbd import sharding  # noqa: E402
+from jaxdbd.config import load_config  # noqa: E402
+from jaxdbd.logs import read_metrics  # noqa: E402
+from jaxdbd.optimizer import make_schedule  # noqa: E402
+from jaxdbd.train import compile_steps, initial_variables, make_model, train  # noqa: E402
+
+
+def bare_steps(config, steps: int):
+    """A function that gives the seconds per step of so many steps on one batch."""
+    mesh, model = sharding.make_mesh(), make_model(config)
+    schedule = make_schedule(config.schedule, peak=config.learning_rate, steps=steps, warmup_steps=config.warmup_steps)
+    make_state, _, step_fn, _ = compile_steps(config, model, schedule, mesh, steps)
+    state = make_state(initial_variables(model, config.seed, config.encoder_init, ""))
+    rng, b, s = np.random.default_rng(0), config.batch_size // config.accumulate, config.size
+    batch = {
+        "image": rng.integers(0, 256, (b, s, s, 3), dtype=np.uint8),
+        "mask": rng.integers(0, 2, (b, s, s, 1), dtype=np.uint8) * np.uint8(255),
+        "depth": rng.random((b, s, s, 1)).astype(np.float16),
+        "weight": np.ones(b, np.float32),
+    }
+    batch = sharding.local_rows_to_devices(batch, mesh)
+    state, _ = step_fn(state, batch)
+
+    def measure():
+        nonlocal state
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        for _ in range(steps):
+            state, metrics = step_fn(state, batch)
+        jax.block_until_ready((state, metrics))
+        return (time.perf_counter() - start) / steps
+
+    return measure
+
+
+def main() -> None:
+    """Measures and prints both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--config", default=str(ROOT / "configs/lite.py"))
+    parser.add_argument("--steps", type=int, default=120)
+    args, overrides = parser.parse_known_args()
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    config = load_config(args.config, overrides)
+    config.update(steps=args.steps, eval_split="", checkpoint_every=40, log_every=20)
+    measure = bare_steps(config, args.steps)
+    before = measure()
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder))
+        lines = read_metrics(Path(folder) / "metrics.jsonl")
+    after = measure()
+    whole = (lines[-1]["time"] - lines[0]["time"]) / (lines[-1]["step"] - lines[0]["step"])
+    bare = (before + after) / 2
+    print(f"bare step {bare * 1e3:.1f} ms ({before * 1e3:.1f} before, {after * 1e3:.1f} after); in training", end=" ")
+    print(f"{whole * 1e3:.1f} ms; overhead {100 * (whole / bare - 1):.1f} %")
+
+
+if __name__ == "__main__":
+    main()
