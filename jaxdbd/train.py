@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from jaxdbd import checkpoint, sharding, weights
 from jaxdbd.augment import Augmentation
@@ -42,7 +42,7 @@ PROFILE_AFTER, PROFILE_STEPS = 5, 5  # the first steps compile and fill buffers
 class TrainState:
     """Everything that a step changes. There is no random key: augmentation draws its own, from seed and position."""
 
-    step: Int[Array, ""]
+    step: Any  # int32; every field also holds shapes or shardings in its arrays' place
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -285,10 +285,10 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
     def predict(variables, images):
         return eval_fn(variables, sharding.all_rows_to_devices(images, mesh))
 
-    def save_weights(variables):
+    def save_weights(variables, threshold):
         if is_first:
             path, dataset = workdir / "weights.safetensors", f"{config.dataset}:{config.train_split}"
-            weights.save(path, model, variables, dataset=dataset, license=config.license, size=config.size)
+            weights.save(path, model, variables, dataset=dataset, license=config.license, threshold=threshold)
 
     log = RunLog(workdir, steps, start, active=is_first)
     with stop_notices() as stop_notice, contextlib.closing(log), contextlib.closing(manager):
@@ -340,9 +340,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
                     log.message(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()) + " (ddff)")
                     if scores["mae"] < best:
                         best = scores["mae"]
-                        save_weights(variables)
+                        save_weights(variables, scores["threshold"])
                 elif not held_out:
-                    save_weights(gather(evaluation_variables(state)))
+                    save_weights(gather(evaluation_variables(state)), threshold=0.5)
                 checkpoint.save(manager, step, state, data, saved_config, scores)
                 since += time.time() - paused
             if stopped_by and not last:

@@ -80,6 +80,13 @@ def losses(workdir: Path) -> np.ndarray:
     return np.array([line["loss"] for line in lines])
 
 
+def assert_close(a: Path, b: Path, rtol: float) -> None:
+    """Losses within `rtol`; Adam hides the gradient's scale from them, so its norm is compared as well."""
+    np.testing.assert_allclose(losses(a), losses(b), rtol=rtol)
+    norms = [[line["grad_norm"] for line in read_metrics(d / "metrics.jsonl") if "loss" in line] for d in (a, b)]
+    np.testing.assert_allclose(*norms, rtol=1e-3)
+
+
 def final_state(workdir: Path) -> dict:
     """The arrays of the last checkpoint."""
     return ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(STEPS) / "state")
@@ -142,7 +149,7 @@ def test_sigterm_and_ctrl_c_save_and_end_bit_identical(data_dir, undisturbed, tm
 @pytest.mark.slow
 def test_eight_devices_train_as_one(data_dir, undisturbed, tmp_path):
     finish(start(data_dir, tmp_path, devices=8))
-    np.testing.assert_allclose(losses(tmp_path), losses(undisturbed), rtol=1e-4)
+    assert_close(tmp_path, undisturbed, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -158,18 +165,18 @@ def test_processes_train_as_one_and_resume_each_other(data_dir, undisturbed, tmp
     assert "saved" in finish(*processes)
     assert max(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")) < STEPS
     assert "resumed at step" in finish(*go(first == "one process"))
-    np.testing.assert_allclose(losses(tmp_path), losses(undisturbed), rtol=1e-4)
+    assert_close(tmp_path, undisturbed, rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_fsdp_trains_as_replicated(data_dir, undisturbed, tmp_path):
     finish(start(data_dir, tmp_path / "fsdp", "--config.fsdp=true", devices=4))
     finish(start(data_dir, tmp_path / "replicated", devices=4))
-    np.testing.assert_allclose(losses(tmp_path / "fsdp"), losses(tmp_path / "replicated"), rtol=1e-5)
+    assert_close(tmp_path / "fsdp", tmp_path / "replicated", rtol=1e-5)
     # Whoever reads the weights need not know how they were trained.
     ours, theirs = (weights.read_tensors(tmp_path / n / "weights.safetensors") for n in ("fsdp", "replicated"))
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=3e-5, err_msg=name)
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
 
 
 def tiny_config(data_dir: Path, **fields):
@@ -184,7 +191,7 @@ def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, tmp_path):
     config = tiny_config(data_dir, steps=4, checkpoint_every=2, eval_split="")
     assert train(config, tmp_path) == 0
     before = {p: p.stat().st_mtime_ns for p in tmp_path.joinpath("checkpoints").rglob("*")}
-    config = tiny_config(data_dir, steps=8, checkpoint_every=5, eval_split="", learning_rate=1e30, clip_norm=0.0)
+    config = tiny_config(data_dir, steps=8, checkpoint_every=100, eval_split="", learning_rate=1e30, clip_norm=0.0)
     ids = {record["id"].decode() for record in open_split("dbd/synthetic", "train", str(data_dir))}
     with pytest.raises(UserError, match=r"step [5-8]: not finite \(.*bce .*loss .*\) on images ") as caught:
         train(config, tmp_path)
@@ -316,4 +323,4 @@ def test_eval_step_gives_probabilities_and_nearness():
     config.model.depth_head = False
     model = make_model(config)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert eval_step(variables, random_batch(1)["image"], model=model)[1] is None
+    assert eval_step(variables, jnp.asarray(random_batch(1)["image"]), model=model)[1] is None

@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.size, c.batch_size, c.eval_batch_size, c.steps = 64, 8, 8, 20
     # Low enough for roundings to stay roundings: at the lite config's rate, one part in 10^7 of the initial weights
     # grows to one in 100 of the loss within 20 steps, on one device.
-    c.learning_rate = 2e-5
+    c.learning_rate = 2e-6
     c.warmup_steps, c.log_every, c.eval_every, c.checkpoint_every = 2, 1, 10, 4
     return c
 
