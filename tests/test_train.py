@@ -84,7 +84,7 @@ def assert_close(a: Path, b: Path, rtol: float) -> None:
     """Losses within `rtol`; Adam hides the gradient's scale from them, so its norm is compared as well."""
     np.testing.assert_allclose(losses(a), losses(b), rtol=rtol)
     norms = [[line["grad_norm"] for line in read_metrics(d / "metrics.jsonl") if "loss" in line] for d in (a, b)]
-    np.testing.assert_allclose(*norms, rtol=1e-3)
+    np.testing.assert_allclose(*norms, rtol=1e-2)
 
 
 def final_state(workdir: Path) -> dict:
