@@ -21,7 +21,7 @@ demo: venv
 	@echo "panel: $(DEMO)/evaluation/panel.png   report: $(DEMO)/evaluation/report.md"
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2
 
 test-fast: venv
 	$(BIN)/python -m pytest -m "not slow"

@@ -14,7 +14,7 @@ COMMANDS = {
     "score": "any method's maps against masks, from two folders",
     "compare": "runs beside each other and beside published numbers",
     "convert": "the authors' .pth checkpoints to .safetensors",
-    "export": "a network as one StableHLO file for CPU, GPU and TPU",
+    "export": "a network as one StableHLO or ONNX file",
     "benchmark": "time per image of a network",
 }
 

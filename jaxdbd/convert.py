@@ -53,7 +53,6 @@ def run(args: argparse.Namespace) -> None:
         variables,
         dataset=f"as {args.src.name}, which does not say",
         license=f"that of {args.src.name}",
-        size=320,  # the paper's
     )
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
     print(f"wrote {args.out}: {args.arch}, {count:,} parameters")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from jaxdbd import input_pipeline, report, weights
 from jaxdbd.errors import UserError
-from jaxdbd.metrics import ImageScores, count_levels, summarize, summarize_ddff
+from jaxdbd.metrics import ImageScores, best_threshold, count_levels, summarize, summarize_ddff
 from jaxdbd.model import DepthDistilledDBD, normalize
 from jaxdbd.predict import predict
 from jaxdbd.score import polarity_warning, worker_pool, write_csv, write_json
@@ -111,9 +111,13 @@ def focus_maps(
 
 
 def ddff_scores(predict_batch: PredictBatch, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
-    """MAE, F and IoU under protocol `ddff` at the masks' own sizes; nothing else, so training can afford it often."""
+    """MAE, F and IoU under protocol `ddff` at the masks' own sizes, and the threshold of the best F for a binary mask.
+
+    Nothing else, so that training can afford it often.
+    """
     maps = focus_maps(predict_batch, records, size, batch_size)
-    return summarize_ddff([count_levels(focus, example.mask >= 128) for example, focus in maps])
+    levels = [count_levels(focus, example.mask >= 128) for example, focus in maps]
+    return {**summarize_ddff(levels), "threshold": best_threshold(levels)}
 
 
 def score_records(
@@ -167,8 +171,8 @@ def run(args: argparse.Namespace) -> None:
     tta = parse_tta(args.tta)
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size}: must be at least 1")
-    size = weights.read_metadata(args.weights).size
     model, variables = weights.load(args.weights)
+    size = model.size
     records = input_pipeline.open_split(args.dataset, args.split, args.data_dir)
     mesh = make_mesh()
     variables = jax.device_put(variables, replicated(mesh))

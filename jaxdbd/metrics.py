@@ -180,6 +180,13 @@ def precision_recall(
     return tp / np.maximum(tp + fp, 1), tp / np.maximum(focused, 1), f_measure(tp, fp, focused - tp)
 
 
+def best_threshold(levels: Sequence[Int[np.ndarray, "2 256"]]) -> float:
+    """The probability above which to call a pixel in focus for the best F of the curve averaged over images."""
+    f = np.mean([precision_recall(x)[2] for x in levels], axis=0)
+    # Half a level lower: what rounds to that level passes.
+    return (int(f[1:].argmax()) + 0.5) / 255
+
+
 def calibration_error(levels: Int[np.ndarray, "2 256"]) -> float:
     """Expected calibration error: |share in focus - mean p| per bin of p, weighted by the bin's pixels."""
     bins = np.minimum(LEVELS * CALIBRATION_BINS // 255, CALIBRATION_BINS - 1)

@@ -43,7 +43,6 @@ class Metadata:
     config: dict[str, Any]  # the fields of DepthDistilledDBD
     dataset: str  # what it was trained on
     license: str  # what its weights may be used for
-    size: int  # side of the square it was trained at, in pixels
     threshold: float  # on the focus probability, for a binary mask
 
 
@@ -54,7 +53,6 @@ def save(
     *,
     dataset: str,
     license: str,
-    size: int,
     threshold: float = 0.5,
     dtype: Any = np.float32,
 ) -> None:
@@ -71,7 +69,6 @@ def save(
         "config": json.dumps(_config(model)),
         "dataset": dataset,
         "license": license,
-        "size": str(size),
         "threshold": str(threshold),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +110,6 @@ def read_metadata(name_or_path: str | Path) -> Metadata:
         config=json.loads(notes["config"]),
         dataset=notes["dataset"],
         license=notes["license"],
-        size=int(notes["size"]),
         threshold=float(notes["threshold"]),
     )
 

@@ -51,7 +51,7 @@ def brightness(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[DepthDistilledDBD, dict]:
-    model = DepthDistilledDBD(encoder="lite0", widths=(32, 32, 32, 16, 16), full_resolution=False)
+    model = DepthDistilledDBD(encoder="lite0", widths=(32, 32, 32, 16, 16), full_resolution=False, size=SIZE)
     rng = np.random.default_rng(0)  # drawn with numpy: nothing to compile
 
     def draw(path, leaf):
@@ -66,7 +66,7 @@ def network() -> tuple[DepthDistilledDBD, dict]:
 @pytest.fixture(scope="module")
 def weights_file(network, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("workdir") / "weights.safetensors"
-    weights.save(path, *network, dataset="none", license="none", size=SIZE)
+    weights.save(path, *network, dataset="none", license="none")
     return path
 
 

@@ -31,7 +31,7 @@ SIDE = 64
 def weights_file(tmp_path_factory) -> Path:
     model = DepthDistilledDBD("lite0", widths=(32, 32, 32, 16, 16), full_resolution=False, size=SIDE)
     path = tmp_path_factory.mktemp("weights") / "lite.safetensors"
-    weights.save(path, model, drawn(model), dataset="none", license="for tests", size=SIDE, threshold=0.4)
+    weights.save(path, model, drawn(model), dataset="none", license="for tests", threshold=0.4)
     return path
 
 

@@ -196,3 +196,11 @@ def test_undefined_auc_is_left_out():
     assert score([(SHARP, SHARP)])["threshold_free"]["auc"] is None
     assert score([(SHARP, SHARP), (HALF, HALF)])["threshold_free"]["auc"] == 1.0
     assert math.isclose(score([(SHARP, HALF)])["threshold_free"]["auc"], 0.5)
+
+
+def test_best_threshold_is_where_the_mean_f_peaks():
+    # Blurred pixels at level 40, focused ones at 200: everything above 40, up to 200, separates them.
+    levels = np.zeros((2, 256), np.int64)
+    levels[0, 40], levels[1, 200] = 10, 10
+    threshold = metrics.best_threshold([levels])
+    assert 40 / 255 < threshold < 200 / 255

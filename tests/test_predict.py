@@ -30,7 +30,7 @@ SIDE = 64
 def weights_file(tmp_path_factory) -> Path:
     model = DepthDistilledDBD("lite0", widths=(32, 32, 32, 16, 16), full_resolution=False, size=SIDE)
     path = tmp_path_factory.mktemp("weights") / "lite.safetensors"
-    weights.save(path, model, drawn(model), dataset="none", license="none", size=SIDE, threshold=0.4)
+    weights.save(path, model, drawn(model), dataset="none", license="none", threshold=0.4)
     return path
 
 
@@ -263,7 +263,7 @@ def test_output_among_the_photographs_is_refused_and_touches_nothing(weights_fil
 
 def test_depth_from_a_network_without_it_is_refused(tmp_path, capsys):
     model = DepthDistilledDBD("lite0", full_resolution=False, depth_head=False, size=SIDE)
-    weights.save(tmp_path / "w.safetensors", model, drawn(model), dataset="", license="", size=SIDE)
+    weights.save(tmp_path / "w.safetensors", model, drawn(model), dataset="", license="")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     command = [tmp_path / "a.png", "--out", tmp_path / "out", "--weights", tmp_path / "w.safetensors", "--depth"]
     assert run(*command) == 1

@@ -14,7 +14,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.model import DepthDistilledDBD
 
 TINY = DepthDistilledDBD(encoder="lite0", widths=(8, 8, 8, 8, 8), full_resolution=False, srfb="none", sab=False)
-NOTES = {"dataset": "dbd/cuhk", "license": "research only", "size": 256}
+NOTES = {"dataset": "dbd/cuhk", "license": "research only"}
 
 
 def random_variables(model, seed=0):
@@ -66,7 +66,7 @@ def test_metadata_and_every_field_of_the_network(tmp_path, tiny):
     path = tmp_path / "weights.safetensors"
     weights.save(path, model, random_variables(model), threshold=0.4, **NOTES)
     notes = weights.read_metadata(tmp_path)  # a training run's folder
-    assert (notes.dataset, notes.license, notes.size, notes.threshold) == ("dbd/cuhk", "research only", 256, 0.4)
+    assert (notes.dataset, notes.license, notes.threshold) == ("dbd/cuhk", "research only", 0.4)
     assert notes.config["dtype"] == "bfloat16"
     loaded, _ = weights.load(tmp_path)
     assert loaded == model
