@@ -1,11 +1,8 @@
 """Trains a network: python train.py --config=configs/lite.py --workdir=DIR [--config.field=value ...]."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
-
-import jax
 
 from jaxdbd import sharding
 from jaxdbd.config import load_config
@@ -34,8 +31,7 @@ def main() -> int:
     args, overrides = parse_arguments()
     try:
         config = load_config(args.config, overrides)
-        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-            jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jaxdbd/compiled").expanduser()))
+        sharding.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)
         return train(config, args.workdir, profile=args.profile)
     except UserError as error:

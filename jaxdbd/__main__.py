@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxdbd.errors import UserError
+from jaxdbd.sharding import keep_compiled_programs
 
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake is one line on stderr and status 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(argv[0] if argv else None).parse_args(argv)
+    keep_compiled_programs()
     try:
         return importlib.import_module(f"jaxdbd.{args.command}").run(args) or 0
     except UserError as error:
