@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,9 @@ from jaxdbd.errors import UserError
 from jaxdbd.model import DepthDistilledDBD, normalize
 from jaxdbd.overlay import depth_picture, overlay
 from jaxdbd.photos import SUFFIXES, find_photographs, read_photograph
+
+LARGE = 12_000_000  # pixels; larger photographs are written one at a time
+turn = threading.Lock()
 
 COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
 
@@ -206,7 +210,9 @@ def predict_files(
 
         for maps in predict_maps(model, variables, squares()):
             path, size = waiting.popleft()
-            row = pool.submit(write_prediction, path, names[path], size, *maps, endings, threshold)
+            large = size[0] * size[1] > LARGE
+            writer = write_in_turn if large else write_prediction
+            row = pool.submit(writer, path, names[path], size, *maps, endings, threshold)
             writing.append((path, row))
             while failed:
                 yield failed.popleft()
@@ -271,6 +277,12 @@ def write_prediction(
         if ".depth.png" in endings:
             save(".depth.png", depth_picture(depth))
     return f"{in_focus.mean():.4f}", mean_depth, ""
+
+
+def write_in_turn(*arguments: Any) -> tuple[str, str, str]:
+    """`write_prediction` of one large photograph after another: several at once would fill the memory."""
+    with turn:
+        return write_prediction(*arguments)
 
 
 def write_file(path: Path, content: bytes | memoryview | np.ndarray) -> None:

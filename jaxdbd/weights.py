@@ -74,7 +74,8 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        safetensors.numpy.save_file(arrays, unfinished, notes)
+        # Not `save_file`, whose files nobody but their owner may read.
+        unfinished.write_bytes(safetensors.numpy.save(arrays, notes))
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -81,10 +81,13 @@ def losses(workdir: Path) -> np.ndarray:
 
 
 def assert_close(a: Path, b: Path, rtol: float) -> None:
-    """Losses within `rtol`; Adam hides the gradient's scale from them, so its norm is compared as well."""
+    """Losses within `rtol`; Adam hides the gradient's scale from them, so its norm is compared as well.
+
+    That only roughly: rounding turns ReLUs over, which moved the norm by up to 1 %. A sum in a mean's place doubles it.
+    """
     np.testing.assert_allclose(losses(a), losses(b), rtol=rtol)
     norms = [[line["grad_norm"] for line in read_metrics(d / "metrics.jsonl") if "loss" in line] for d in (a, b)]
-    np.testing.assert_allclose(*norms, rtol=1e-2)
+    np.testing.assert_allclose(*norms, rtol=5e-2)
 
 
 def final_state(workdir: Path) -> dict:

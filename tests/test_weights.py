@@ -1,13 +1,17 @@
 import dataclasses
+from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+import skimage.data
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+import jaxdbd
 from jaxdbd import normalize, weights
 from jaxdbd.encoders import ENCODERS
 from jaxdbd.errors import UserError
@@ -77,15 +81,25 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, tiny, monkeypatch):
     weights.save(path, TINY, tiny, **NOTES)
     before = path.read_bytes()
 
-    def full_disk(_arrays, unfinished, _notes):
-        unfinished.write_bytes(b"half of it")
+    def full_disk(unfinished, content):
+        with unfinished.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="no space"):
         weights.save(path, TINY, tiny, **NOTES)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_the_bundled_network_tells_a_photograph_from_its_blurred_copy():
+    model, variables = weights.load("lite")
+    photo = skimage.data.astronaut()
+    focus = jaxdbd.predict(model, variables, photo).focus
+    assert focus[100:500, 150:300].mean() > 0.9  # the astronaut, before a background out of focus
+    assert jaxdbd.predict(model, variables, cv2.GaussianBlur(photo, (0, 0), 8)).focus.mean() < 0.1
+    assert weights.find("lite").stat().st_size < 12e6
 
 
 def test_bundled_names(tmp_path, tiny, monkeypatch):
