@@ -1,6 +1,8 @@
-"""Small and synthetic: rendered scenes whose depth is known, minutes on a CPU.
+"""Small and synthetic: rendered scenes whose focus and depth are known exactly, minutes on a CPU.
 
-make demo
+    make demo
+
+About 7 minutes on two cores, the compiler included.
 """
 
 import ml_collections
@@ -15,6 +17,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.train_split = "train"
     c.eval_split = ""
     c.size = 192
-    c.epochs = 8
+    c.epochs = 12
+    c.warmup_steps = 50
+    c.ema_decay = 0.99
+    # The renderer already makes scenes wholly in focus and wholly out, and adds noise.
+    c.augment.sharp = c.augment.blurred = c.augment.noise = c.augment.jpeg = 0.0
     c.license = "Trained on rendered scenes; Apache-2.0"
     return c
