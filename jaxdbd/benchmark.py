@@ -102,7 +102,7 @@ def peak_bytes(program: Any) -> int:
     )
 
 
-def program_and_call(model: DepthDistilledDBD, variables: Any, mode: str, size: int, batch: int, feed: Any):
+def program_and_call(model: DepthDistilledDBD, variables: Any, mode: str, feed: Any):
     """A compiled program, its compile time, and a call that runs it once on a fresh or kept batch."""
     rows = next(feed)
     rows.pop("id")
@@ -149,7 +149,7 @@ def measure(
     if mode == "input":
         times = seconds_per_call(lambda: next(feed)["image"], max(repeats, 200 // batch))
     else:
-        program, compile_seconds, call = program_and_call(model, variables, mode, size, batch, feed)
+        program, compile_seconds, call = program_and_call(model, variables, mode, feed)
         times = seconds_per_call(call, repeats)
         flops = program.cost_analysis().get("flops", 0.0)
         rate = flops / statistics.median(times)
