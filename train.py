@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxdbd import sharding
+from jaxdbd import sharding, startup
 from jaxdbd.config import load_config
 from jaxdbd.errors import UserError
 from jaxdbd.train import train
@@ -31,7 +31,7 @@ def main() -> int:
     args, overrides = parse_arguments()
     try:
         config = load_config(args.config, overrides)
-        sharding.keep_compiled_programs()
+        startup.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)
         return train(config, args.workdir, profile=args.profile)
     except UserError as error:
@@ -40,4 +40,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    startup.use_huge_pages()
     sys.exit(main())

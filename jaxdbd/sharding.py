@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +12,6 @@ from jaxdbd.errors import UserError
 
 # Smaller leaves cost more to gather than they save.
 FSDP_MIN_SIZE = 2**16
-
-
-def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiles in ~/.cache/jaxdbd, unless it was told of another folder."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jaxdbd/compiled").expanduser()))
 
 
 def initialize_distributed(coordinator: str | None, process_id: int | None, process_count: int | None) -> None:
