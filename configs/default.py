@@ -28,6 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
             "jitter": 0.1,
             "sharp": 0.0,
             "blurred": 0.0,
+            "refocused": 0.0,
+            "pasted": 0.0,
             "noise": 0.0,
             "jpeg": 0.0,
         }

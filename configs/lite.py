@@ -22,14 +22,19 @@ def get_config() -> ml_collections.ConfigDict:
     c.epochs = 40
     c.optimizer = "adamw"
     c.learning_rate = 1e-3
-    c.weight_decay = 1e-4
+    c.encoder_lr_factor = 0.3  # 604 photographs would soon wear off what ImageNet taught
+    c.weight_decay = 0.05
     c.schedule = "cosine"
     c.warmup_steps = 100
     c.clip_norm = 5.0
     c.ema_decay = 0.998
     c.focus_loss = "bce+iou"
+    c.augment.min_area = 0.3
+    c.augment.jitter = 0.2
     c.augment.sharp = 0.1
     c.augment.blurred = 0.1
+    c.augment.refocused = 0.25
+    c.augment.pasted = 0.25
     c.augment.noise = 4.0
     c.augment.jpeg = 0.3
     return c

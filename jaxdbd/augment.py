@@ -24,6 +24,8 @@ class Augmentation:
     jitter: float = 0.1  # brightness, contrast and saturation change by at most this fraction (D-DFFNet's value)
     sharp: float = 0.0  # share replaced by a part wholly in focus, mask all 1
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
+    refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
+    pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
     noise: float = 0.0  # largest standard deviation of added noise, in grey levels
     jpeg: float = 0.0  # share compressed again, at quality 40 to 95
 
@@ -96,6 +98,45 @@ def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarra
     return (np.clip(blurred, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8)
 
 
+def random_blur(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+    """Blurs a photograph so far that nothing of it counts as in focus, by a random radius."""
+    # From where a blur can no longer be taken for sharpness (3 pixels at 256) to where little is left.
+    return defocus(image, len(image) * np.exp(rng.uniform(np.log(0.012), np.log(0.04))))
+
+
+def random_region(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+    """1 in a smooth shape that covers between a fifth and four fifths of a square, 0 elsewhere, soft in between."""
+    field = cv2.resize(rng.standard_normal((4, 4)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    region = (field > np.quantile(field, rng.uniform(0.2, 0.8))).astype(np.float32)
+    return cv2.GaussianBlur(region, (0, 0), max(size / 128, 1))
+
+
+def paste(
+    below: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    above: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    flip: bool,
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], Float32[np.ndarray, "hd wd"] | None]:
+    """Lays what is in focus of the photograph `above` over the one `below`; each is (image, mask, depth).
+
+    `above` is stretched to the size of `below`, and mirrored with `flip`. The result has what both have in focus.
+    """
+    (image, mask, depth), shape = below, below[1].shape
+    other_image, other_mask, other_depth = (None if a is None else a[:, ::-1] if flip else a for a in above)
+    other_image = resize(np.ascontiguousarray(other_image), shape)
+    other_mask = resize(np.ascontiguousarray(other_mask), shape, resample=Image.Resampling.BILINEAR)
+    alpha = cv2.GaussianBlur(other_mask.astype(np.float32) / 255, (0, 0), 1.0)
+
+    def lay(under, over, alpha):
+        return under + (over.astype(np.float32) - under) * alpha
+
+    if depth is not None:
+        alpha_depth = resize(alpha, depth.shape, resample=Image.Resampling.BILINEAR)
+        other_depth = resize(np.ascontiguousarray(other_depth), depth.shape, resample=Image.Resampling.BILINEAR)
+        depth = lay(depth, other_depth, alpha_depth)
+    image = (lay(image, other_image, alpha[..., None]) + 0.5).astype(np.uint8)
+    return image, np.maximum(mask, other_mask), depth
+
+
 def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
     """Changes brightness, contrast and saturation by factors in 1 +- amount."""
     picture = Image.fromarray(image)
@@ -137,9 +178,13 @@ def augment(
     image, mask, depth = crop_and_resize(image, mask, depth, size, box, flip)
     image = np.ascontiguousarray(image)
     if settings.sharp <= kind < settings.sharp + settings.blurred:
-        # From where a blur can no longer be taken for sharpness (3 pixels at 256) to where little is left.
-        image = defocus(image, size * np.exp(rng.uniform(np.log(0.012), np.log(0.04))))
+        image = random_blur(image, rng)
         mask = np.zeros_like(mask)
+    elif kind > 1 - settings.refocused:
+        region = random_region(rng, size)
+        blurred = random_blur(image, rng).astype(np.float32)
+        image = (image + (blurred - image) * region[..., None] + 0.5).astype(np.uint8)
+        mask = (mask * (1 - region) + 0.5).astype(np.uint8)
     if settings.jitter:
         image = jitter_colours(image, settings.jitter, rng)
     if settings.noise:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float16, UInt8
 from PIL import Image
 
-from jaxdbd.augment import Augmentation, augment, crop_and_resize
+from jaxdbd.augment import Augmentation, augment, crop_and_resize, paste
 from jaxdbd.errors import UserError
 
 
@@ -65,14 +65,31 @@ def decode(record: dict) -> Example:
     )
 
 
-def to_row(example: Example, size: int, augmentation: Augmentation | None, rng: np.random.Generator | None) -> dict:
+def arrays(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, mask and depth, the depth as float32."""
+    return example.image, example.mask, None if example.depth is None else example.depth.astype(np.float32)
+
+
+def training_row(
+    records: Sequence[dict], record: dict, size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> dict:
+    """A random view of one record, over which another of `records` may be pasted."""
+    example = decode(record)
+    layers = arrays(example)
+    if rng.random() < augmentation.pasted:
+        other = decode(records[int(rng.integers(len(records)))])
+        layers = paste(layers, arrays(other), flip=augmentation.flip and rng.random() < 0.5)
+    return to_row(example.id, *augment(*layers, size, augmentation, rng))
+
+
+def evaluation_row(example: Example, size: int) -> dict:
+    """The whole photograph, squashed to size x size."""
+    return to_row(example.id, *crop_and_resize(*arrays(example), size))
+
+
+def to_row(name: str, image: np.ndarray, mask: np.ndarray, depth: np.ndarray | None) -> dict:
     """One row of a batch: image uint8 [S, S, 3], mask uint8 [S, S, 1], depth float16 [S, S, 1], weight, id."""
-    depth = None if example.depth is None else example.depth.astype(np.float32)
-    if augmentation is None:
-        image, mask, depth = crop_and_resize(example.image, example.mask, depth, size)
-    else:
-        image, mask, depth = augment(example.image, example.mask, depth, size, augmentation, rng)
-    row = {"image": image, "mask": mask[..., None], "weight": np.float32(1), "id": example.id}
+    row = {"image": image, "mask": mask[..., None], "weight": np.float32(1), "id": name}
     if depth is not None:
         row["depth"] = np.clip(depth, 0, 1)[..., None].astype(np.float16)
     return row
@@ -113,7 +130,7 @@ def training_batches(
       the dataset has a teacher), `weight` float32 [B], `id` list of B strings.
     """
     rows = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
-    rows = rows.random_map(lambda record, rng: to_row(decode(record), size, augmentation, rng))
+    rows = rows.random_map(lambda record, rng: training_row(records, record, size, augmentation, rng))
     rows = rows[process_index::process_count]
     batches = rows.batch(batch_size, drop_remainder=True, batch_fn=lambda r: stack(r, batch_size))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
@@ -128,4 +145,4 @@ def evaluation_batches(records: Sequence[dict], *, size: int, batch_size: int) -
     """
     for start in range(0, len(records), batch_size):
         examples = [decode(records[i]) for i in range(start, min(start + batch_size, len(records)))]
-        yield stack([to_row(e, size, None, None) for e in examples], batch_size), examples
+        yield stack([evaluation_row(e, size) for e in examples], batch_size), examples

@@ -11,7 +11,9 @@ from jaxdbd.augment import (
     crop_and_resize,
     defocus,
     jitter_colours,
+    paste,
     random_box,
+    random_region,
     resize,
     sharp_box,
 )
@@ -92,13 +94,53 @@ def test_whole_blur_empties_the_mask_and_sharp_part_fills_it(rng):
     assert full.mean() > 0.99 * 255
 
 
+def test_random_regions_cover_part_of_a_square(rng):
+    for size in (64, 256):
+        for _ in range(20):
+            region = random_region(rng, size)
+            assert region.min() == pytest.approx(0, abs=1e-6)
+            assert region.max() == pytest.approx(1, abs=1e-6)
+            assert 0.15 < region.mean() < 0.85
+
+
+def test_refocusing_blurs_a_region_and_only_there_empties_the_mask(rng):
+    image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    settings = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0, refocused=1.0)
+    refocused, mask, _ = augment(image, np.full((256, 256), 255, np.uint8), None, 256, settings, rng)
+    kept, emptied = mask == 255, mask == 0
+    assert min(kept.mean(), emptied.mean()) > 0.1
+    np.testing.assert_allclose(refocused[kept], image[kept], atol=1)
+    # Noise that was blurred over at least three pixels has lost most of its contrast.
+    assert refocused[emptied].std() < 0.5 * image[emptied].std()
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_pasting_lays_one_photographs_focus_over_another(flip):
+    grey, red = np.full((60, 90, 3), 100, np.uint8), np.full((40, 40, 3), (200, 0, 0), np.uint8)
+    below_mask, above_mask = np.zeros((60, 90), np.uint8), np.zeros((40, 40), np.uint8)
+    below_mask[:15] = 255
+    above_mask[20:, :20] = 255  # the lower left quarter
+    near, far = np.full((12, 18), 0.9, np.float32), np.full((10, 10), 0.2, np.float32)
+    image, mask, depth = paste((grey, below_mask, near), (red, above_mask, far), flip)
+    side = slice(49, 86) if flip else slice(4, 41)
+    other = slice(4, 41) if flip else slice(49, 86)
+    np.testing.assert_array_equal(image[34:56, side], np.broadcast_to([200, 0, 0], (22, 37, 3)))
+    np.testing.assert_array_equal(image[34:56, other], 100)
+    assert mask[34:56, side].min() == 255
+    assert mask[34:56, other].max() == 0
+    assert mask[:12].min() == 255
+    np.testing.assert_allclose(depth[8:11, -8:-1] if flip else depth[8:11, 1:8], 0.2, atol=1e-3)
+    np.testing.assert_allclose(depth[:5], 0.9, atol=1e-3)
+    assert paste((grey, below_mask, None), (red, above_mask, None), flip)[2] is None
+
+
 def test_no_augmentation_is_plain_resizing(ramp, rng):
     for ours, plain in zip(augment(*ramp, 64, PLAIN, rng), crop_and_resize(*ramp, 64), strict=True):
         np.testing.assert_allclose(ours, plain, atol=1e-6)
 
 
 def test_the_same_generator_gives_the_same_view(ramp):
-    settings = Augmentation(sharp=0.3, blurred=0.3, noise=5.0, jpeg=0.5)
+    settings = Augmentation(sharp=0.3, blurred=0.3, refocused=0.3, noise=5.0, jpeg=0.5)
     for seed in range(8):
         first, second = (augment(*ramp, 64, settings, np.random.default_rng(seed)) for _ in range(2))
         for a, b in zip(first, second, strict=True):

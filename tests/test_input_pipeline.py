@@ -33,8 +33,8 @@ def records():
 
 
 def batches(records, **changes):
-    settings = {"size": 32, "batch_size": 4, "seed": 1, "augmentation": Augmentation(jpeg=0.5, noise=3.0), **changes}
-    return training_batches(records, **settings)
+    settings = {"size": 32, "batch_size": 4, "seed": 1, "augmentation": Augmentation(jpeg=0.5, noise=3.0, pasted=0.5)}
+    return training_batches(records, **{**settings, **changes})
 
 
 def same(a, b):
@@ -44,7 +44,7 @@ def same(a, b):
 
 
 def test_a_batch_is_what_the_training_step_expects(records):
-    batch = next(batches(records))
+    batch = next(batches(records, augmentation=Augmentation()))
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items() if k != "id"} == {
         "image": ((4, 32, 32, 3), "uint8"),
         "mask": ((4, 32, 32, 1), "uint8"),
@@ -68,6 +68,16 @@ def test_the_seed_and_nothing_else_decides(records):
         for _ in range(6):
             same(next(a), next(b))
     assert next(batches(records, seed=2))["id"] != next(batches(records))["id"]
+
+
+def test_a_share_of_photographs_gets_the_focus_of_another(records):
+    def share_in_focus(pasted):
+        batch = next(batches(records, batch_size=10, augmentation=Augmentation(min_area=1.0, pasted=pasted)))
+        return {name: mask.mean() / 255 for name, mask in zip(batch["id"], batch["mask"], strict=True)}
+
+    before, after = share_in_focus(0.0), share_in_focus(1.0)
+    assert all(after[name] >= before[name] - 0.02 for name in before)
+    assert sum(after.values()) > sum(before.values()) + 1
 
 
 def test_a_restored_iterator_goes_on_where_it_stood(records):
