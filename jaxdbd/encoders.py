@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.layers import depthwise_conv, he_normal, max_pool_2x2
+from jaxdbd.layers import depthwise_conv, grouped_conv_3x3, he_normal, max_pool_2x2
 
 VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
@@ -49,7 +49,6 @@ class ConvNorm(nn.Module):
     features: int
     kernel: int = 1
     stride: int = 1
-    groups: int = 1
     padding: Any = "SAME"
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
@@ -67,7 +66,6 @@ class ConvNorm(nn.Module):
                 (self.kernel, self.kernel),
                 (self.stride, self.stride),
                 padding=self.padding,
-                feature_group_count=self.groups,
                 use_bias=False,
                 dtype=self.dtype,
                 kernel_init=he_normal,
@@ -81,6 +79,35 @@ def norm(train: bool, epsilon: float, dtype: Any) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name="bn")
 
 
+class GroupedConv(nn.Module):
+    """3x3 convolution in groups without bias, padded by one pixel on each side as PyTorch does."""
+
+    groups: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), C]."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", he_normal, (3, 3, width // self.groups, width))
+        return grouped_conv_3x3(x, kernel.astype(self.dtype), self.groups, self.stride)
+
+
+class GroupedConvNorm(nn.Module):
+    """`GroupedConv` -> BatchNorm."""
+
+    groups: int
+    stride: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c"]:
+        """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), C]."""
+        x = GroupedConv(self.groups, self.stride, self.dtype, name="conv")(x)
+        return norm(train, 1e-5, self.dtype)(x)
+
+
 class ResNeXtBlock(nn.Module):
     """Bottleneck of ResNeXt-32x4d: 1x1 -> 3x3 in 32 groups (carries the stride) -> 1x1, plus the shortcut."""
 
@@ -91,10 +118,8 @@ class ResNeXtBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 2*{self.width}"]:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, 2 * width]."""
-        # PyTorch pads both sides by one; 'SAME' at stride 2 would pad only the far side.
-        pad = ((1, 1), (1, 1))
         y = nn.relu(ConvNorm(self.width, dtype=self.dtype, name="reduce")(x, train))
-        y = ConvNorm(self.width, 3, self.stride, 32, pad, dtype=self.dtype, name="grouped")(y, train)
+        y = GroupedConvNorm(32, self.stride, self.dtype, name="grouped")(y, train)
         y = ConvNorm(2 * self.width, dtype=self.dtype, name="expand")(nn.relu(y), train)
         if x.shape[-1] != 2 * self.width:
             x = ConvNorm(2 * self.width, 1, self.stride, dtype=self.dtype, name="shortcut")(x, train)

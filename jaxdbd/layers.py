@@ -3,6 +3,7 @@
 Each computes what the layer of the same name in any framework computes; docs/performance.md has the timings.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -11,34 +12,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 he_normal = nn.initializers.he_normal()
-
-
-def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """2x2 max-pooling with stride 2, as the maximum of four strided views: on a CPU its gradient is 20 times faster."""
-    return jnp.maximum(
-        jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2]),
-        jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]),
-    )
-
-
-def upsample_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b 2*h 2*w d"]:
-    """Nearest x2 upsampling followed by a 3x3 convolution with zero padding, without building the upsampled map.
-
-    Two of every three kernel rows meet the same low-resolution row, so each of the four output parities is a 2x2
-    convolution of the small map with summed kernel entries: 4/9 of the multiplications.
-    """
-    b, h, w, _ = x.shape
-    # Rows (w0, w1 + w2) serve the even output rows, (w0 + w1, w2) the odd ones; the same along columns.
-    halves = [jnp.stack([kernel[0], kernel[1] + kernel[2]]), jnp.stack([kernel[0] + kernel[1], kernel[2]])]
-    rows = []
-    for i, half in enumerate(halves):
-        quarters = [
-            jnp.stack([half[:, 0], half[:, 1] + half[:, 2]], axis=1),
-            jnp.stack([half[:, 0] + half[:, 1], half[:, 2]], axis=1),
-        ]
-        columns = [conv(x, q, padding=((1 - i, i), (1 - j, j))) for j, q in enumerate(quarters)]
-        rows.append(jnp.stack(columns, axis=3))
-    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def conv(x, kernel, *, stride=1, padding, dilation=1, groups=1):
@@ -54,15 +27,140 @@ def conv(x, kernel, *, stride=1, padding, dilation=1, groups=1):
     )
 
 
-def dilated_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], dilation: int) -> Float[Array, "b h w d"]:
-    """A dilated convolution of unchanged size that leaves out the kernel taps lying wholly in the zero padding.
+def gradient(function: Callable) -> Callable:
+    """(x, kernel, dy) -> the gradients of function(x, kernel), by autodiff."""
+    return lambda x, kernel, dy: jax.vjp(function, x, kernel)[1](dy)
 
-    At 10x10, a 7x7 kernel of rate 7 reaches only its 3x3 middle: the others would multiply zeros.
+
+def per_platform(x, kernel, *, cpu: Callable, default: Callable, cpu_gradient: Callable | None = None) -> Array:
+    """Two forms of one function of (x, kernel), chosen with their gradients when the program is lowered.
+
+    So one exported program is right on every platform, and fast on each. Without a rule of its own, autodiff would keep
+    the intermediate values of both forms.
     """
+
+    @jax.custom_vjp
+    def function(x, kernel):
+        return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+    def backward(residuals, dy):
+        gradients = {"cpu": cpu_gradient or gradient(cpu), "default": gradient(default)}
+        return jax.lax.platform_dependent(*residuals, dy, **gradients)
+
+    function.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), backward)
+    return function(x, kernel)
+
+
+# --- Pooling and upsampling ---
+
+
+def max_pool_2x2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """2x2 max-pooling with stride 2, as the maximum of four strided views: on a CPU its gradient is 20 times faster."""
+    return jnp.maximum(
+        jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2]),
+        jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]),
+    )
+
+
+def upsampled_conv(x, kernel):
+    """Nearest x2 upsampling, then a 3x3 convolution, as written."""
+    return conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel, padding="SAME")
+
+
+def shift(x, down, right):
+    """A map moved by whole pixels, zeros coming in."""
+    _, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)), (0, 0)))
+    return padded[:, max(-down, 0) :][:, :h, max(-right, 0) :][:, :, :w]
+
+
+def product_upsample_conv(x, kernel):
+    """`upsampled_conv` in a quarter of its multiplications: one matrix product of the small map per kernel entry.
+
+    Output row 2y + a meets kernel row i in row 2y + a + i - 1 of the upsampled map, which is row y + (a + i - 1) // 2
+    of the small one: so each of the nine products, once computed, is only moved and added.
+    """
+    b, h, w, _ = x.shape
+    products = [[jnp.dot(x, kernel[i, j]) for j in range(3)] for i in range(3)]
+
+    def output(a, e):
+        return sum(shift(products[i][j], -((a + i - 1) // 2), -((e + j - 1) // 2)) for i in range(3) for j in range(3))
+
+    rows = [jnp.stack([output(a, e) for e in range(2)], axis=3) for a in range(2)]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+
+
+def product_upsample_conv_gradient(x, kernel, dy):
+    """Gradient of `product_upsample_conv`, its products side by side: two large matrix products instead of eighteen."""
+    b, h, w, c = x.shape
+    d = kernel.shape[-1]
+    parts = dy.reshape(b, h, 2, w, 2, d)
+
+    def d_product(i, j):
+        return sum(shift(parts[:, :, a, :, e], (a + i - 1) // 2, (e + j - 1) // 2) for a in range(2) for e in range(2))
+
+    d_products = jnp.concatenate([d_product(i, j) for i in range(3) for j in range(3)], axis=-1)
+    d_x = jnp.dot(d_products, kernel.transpose(0, 1, 3, 2).reshape(9 * d, c))
+    d_kernel = jnp.dot(x.reshape(-1, c).T, d_products.reshape(-1, 9 * d))
+    return d_x, d_kernel.reshape(c, 3, 3, d).transpose(1, 2, 0, 3)
+
+
+def upsample_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b 2*h 2*w d"]:
+    """Nearest x2 upsampling followed by a 3x3 convolution with zero padding."""
+    return per_platform(
+        x, kernel, cpu=product_upsample_conv, default=upsampled_conv, cpu_gradient=product_upsample_conv_gradient
+    )
+
+
+# --- Dilated convolutions ---
+
+
+def within_reach(x, kernel, dilation):
+    """A dilated kernel without the entries that meet nothing but padding: at 10x10, 7x7 of rate 7 leaves 3x3."""
     k = kernel.shape[0]
-    reach = [min(k // 2, (side - 1) // dilation) for side in x.shape[1:3]]
-    kernel = kernel[k // 2 - reach[0] : k // 2 + reach[0] + 1, k // 2 - reach[1] : k // 2 + reach[1] + 1]
-    return conv(x, kernel, padding=tuple((dilation * r, dilation * r) for r in reach), dilation=dilation)
+    rows, columns = (min(k // 2, (side - 1) // dilation) for side in x.shape[1:3])
+    return kernel[k // 2 - rows : k // 2 + rows + 1, k // 2 - columns : k // 2 + columns + 1]
+
+
+def padded_dilated_conv(x, kernel, dilation):
+    """A dilated convolution of unchanged size, as one convolution over a padded map."""
+    kernel = within_reach(x, kernel, dilation)
+    return conv(x, kernel, padding=tuple((dilation * (n // 2),) * 2 for n in kernel.shape[:2]), dilation=dilation)
+
+
+def unpadded_dilated_conv(x, kernel, dilation):
+    """The same as one matrix product per kernel entry, over those pixels alone where it meets the map."""
+    b, h, w, _ = x.shape
+    kernel = within_reach(x, kernel, dilation)
+    out = jnp.zeros((b, h, w, kernel.shape[-1]), x.dtype)
+    for i in range(kernel.shape[0]):
+        for j in range(kernel.shape[1]):
+            # Output (y, x) meets this entry at (y + down, x + right).
+            down, right = dilation * (i - kernel.shape[0] // 2), dilation * (j - kernel.shape[1] // 2)
+            met = x[:, max(down, 0) : h + min(down, 0), max(right, 0) : w + min(right, 0)]
+            rows, columns = slice(max(-down, 0), h - max(down, 0)), slice(max(-right, 0), w - max(right, 0))
+            out = out.at[:, rows, columns].add(jnp.dot(met, kernel[i, j]))
+    return out
+
+
+def share_within(side: int, k: int, dilation: int) -> float:
+    """Along one axis, the share of a dilated convolution's products that are not with padding."""
+    reach = min(k // 2, (side - 1) // dilation)
+    return sum(side - dilation * abs(i) for i in range(-reach, reach + 1)) / side / (2 * reach + 1)
+
+
+def dilated_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], dilation: int) -> Float[Array, "b h w d"]:
+    """A dilated convolution of unchanged size, zeros outside the map."""
+    _, h, w, channels = x.shape
+    k = kernel.shape[0]
+    padded = partial(padded_dilated_conv, dilation=dilation)
+    # Our choice, from docs/performance.md: matrix products win where most of a padded map would be padding.
+    if channels >= 256 and share_within(h, k, dilation) * share_within(w, k, dilation) < 0.5:
+        return per_platform(x, kernel, cpu=partial(unpadded_dilated_conv, dilation=dilation), default=padded)
+    return padded(x, kernel)
+
+
+# --- Depthwise and grouped convolutions ---
 
 
 def same_padding(size: int, k: int, stride: int) -> tuple[int, int]:
@@ -120,32 +218,35 @@ def grouped_depthwise(x, kernel, stride):
     return conv(x, kernel, stride=stride, padding="SAME", groups=x.shape[-1])
 
 
-def grouped_depthwise_gradient(x, kernel, dy, stride):
-    """Gradient of `grouped_depthwise`."""
-    return jax.vjp(partial(grouped_depthwise, stride=stride), x, kernel)[1](dy)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int = 1
 ) -> Float[Array, "b h2 w2 c"]:
-    """Depthwise convolution with TensorFlow's 'SAME' padding; the form is chosen when the program is lowered."""
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=partial(shifted_depthwise, stride=stride), default=partial(grouped_depthwise, stride=stride)
+    """Depthwise convolution with TensorFlow's 'SAME' padding."""
+    return per_platform(
+        x,
+        kernel,
+        cpu=partial(shifted_depthwise, stride=stride),
+        default=partial(grouped_depthwise, stride=stride),
+        cpu_gradient=partial(shifted_depthwise_gradient, stride=stride),
     )
 
 
-def _depthwise_forward(x, kernel, stride):
-    return depthwise_conv(x, kernel, stride), (x, kernel)
-
-
-def _depthwise_backward(stride, residuals, dy):
-    return jax.lax.platform_dependent(
-        *residuals,
-        dy,
-        cpu=partial(shifted_depthwise_gradient, stride=stride),
-        default=partial(grouped_depthwise_gradient, stride=stride),
+def spread_grouped_conv(x, kernel, groups):
+    """A grouped convolution as a sum of depthwise ones: the j-th repeats every group's channel j over its group."""
+    b, h, w, c = x.shape
+    members = x.reshape(b, h, w, groups, c // groups)
+    return sum(
+        depthwise_conv(members[..., j].repeat(c // groups, axis=-1), kernel[:, :, j : j + 1])
+        for j in range(c // groups)
     )
 
 
-depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+def grouped_conv_3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c//{groups} c"], groups: int, stride: int = 1
+) -> Float[Array, "b h2 w2 c"]:
+    """A 3x3 convolution in groups, one pixel of padding on each side."""
+    plain = partial(conv, stride=stride, padding=((1, 1), (1, 1)), groups=groups)
+    # Our choice, from docs/performance.md: larger groups are faster as XLA has them.
+    if stride == 1 and x.shape[-1] <= 8 * groups:
+        return per_platform(x, kernel, cpu=partial(spread_grouped_conv, groups=groups), default=plain)
+    return plain(x, kernel)

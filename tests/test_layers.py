@@ -1,5 +1,7 @@
 """Every fast form against the plain one: values and gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,65 +18,85 @@ def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(jnp.abs(b).max()))
 
 
-@pytest.mark.parametrize("k", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
-def test_depthwise_forms_agree_in_value_and_gradient(k, stride, size):
-    x, kernel = random(2, *size, 6), random(k, k, 1, 6, seed=1)
-    expected = layers.grouped_depthwise(x, kernel, stride)
-    close(layers.shifted_depthwise(x, kernel, stride), expected)
-    close(layers.depthwise_conv(x, kernel, stride), expected)
+def agree(ours, plain, *shapes):
+    """Values and both gradients of two functions of (x, kernel)."""
+    x, kernel = random(*shapes[0]), random(*shapes[1], seed=1)
+    expected, expected_backward = jax.vjp(plain, x, kernel)
+    value, backward = jax.vjp(ours, x, kernel)
+    close(value, expected)
     dy = random(*expected.shape, seed=2)
-    for ours, plain in zip(
-        layers.shifted_depthwise_gradient(x, kernel, dy, stride),
-        layers.grouped_depthwise_gradient(x, kernel, dy, stride),
-        strict=True,
-    ):
-        close(ours, plain)
-
-
-def test_depthwise_gradient_reaches_both_arguments_through_jit():
-    x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4, seed=1)
-
-    def loss(f):
-        return jax.jit(jax.grad(lambda x, k: (f(x, k) ** 2).sum(), argnums=(0, 1)))(x, kernel)
-
-    for ours, plain in zip(
-        loss(layers.depthwise_conv), loss(lambda x, k: layers.grouped_depthwise(x, k, 1)), strict=True
-    ):
-        close(ours, plain)
-
-
-def test_depthwise_is_lowered_per_platform():
-    def lowered(platform):
-        f = jax.jit(layers.depthwise_conv)
-        return f.trace(random(1, 8, 8, 4), random(3, 3, 1, 4)).lower(lowering_platforms=(platform,)).as_text()
-
-    assert "stablehlo.convolution" not in lowered("cpu")
-    assert "feature_group_count = 4" in lowered("cuda")
-    assert "feature_group_count = 4" in lowered("tpu")
-
-
-def test_upsample_conv_is_nearest_upsampling_then_convolution():
-    x, kernel = random(2, 5, 6, 4), random(3, 3, 4, 7, seed=1)
-
-    def plain(x, kernel):
-        return layers.conv(x.repeat(2, axis=1).repeat(2, axis=2), kernel, padding="SAME")
-
-    expected, backward = jax.vjp(plain, x, kernel)
-    ours, ours_backward = jax.vjp(layers.upsample_conv, x, kernel)
-    close(ours, expected)
-    dy = random(*expected.shape, seed=2)
-    for a, b in zip(ours_backward(dy), backward(dy), strict=True):
+    for a, b in zip(backward(dy), expected_backward(dy), strict=True):
         close(a, b)
 
 
+def lowered(function, x, kernel, platform):
+    """The program of a layer and of its gradients for a platform."""
+
+    def loss(x, kernel):
+        return (function(x, kernel) ** 2).sum()
+
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(random(*x), random(*kernel))
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
+def test_depthwise_forms_agree(k, stride, size):
+    plain, shapes = partial(layers.grouped_depthwise, stride=stride), ((2, *size, 6), (k, k, 1, 6))
+    agree(partial(layers.depthwise_conv, stride=stride), plain, *shapes)
+    agree(partial(layers.shifted_depthwise, stride=stride), plain, *shapes)
+
+
+@pytest.mark.parametrize(("groups", "width", "stride"), [(4, 3, 1), (2, 8, 1), (2, 9, 1), (4, 3, 2)])
+@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
+def test_grouped_forms_agree(groups, width, stride, size):
+    def plain(x, kernel):
+        return layers.conv(x, kernel, stride=stride, padding=((1, 1), (1, 1)), groups=groups)
+
+    shapes = (2, *size, groups * width), (3, 3, width, groups * width)
+    agree(partial(layers.grouped_conv_3x3, groups=groups, stride=stride), plain, *shapes)
+    if stride == 1:
+        agree(partial(layers.spread_grouped_conv, groups=groups), plain, *shapes)
+
+
+def test_upsample_conv_is_nearest_upsampling_then_convolution():
+    shapes = (2, 5, 6, 4), (3, 3, 4, 7)
+    agree(layers.upsample_conv, layers.upsampled_conv, *shapes)
+    agree(layers.product_upsample_conv, layers.upsampled_conv, *shapes)
+
+
 @pytest.mark.parametrize(("k", "size"), [(3, (12, 9)), (5, (7, 16)), (7, (10, 10)), (7, (30, 5)), (7, (1, 1))])
-def test_dilated_conv_loses_nothing_by_leaving_out_taps_in_the_padding(k, size):
-    x, kernel = random(2, *size, 3), random(k, k, 3, 4, seed=1)
-    reach = k // 2 * k
-    expected = layers.conv(x, kernel, padding=((reach, reach), (reach, reach)), dilation=k)
-    close(layers.dilated_conv(x, kernel, k), expected)
+def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
+    def plain(x, kernel):
+        return layers.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
+
+    shapes = (2, *size, 3), (k, k, 3, 4)
+    for form in (layers.padded_dilated_conv, layers.unpadded_dilated_conv, layers.dilated_conv):
+        agree(partial(form, dilation=k), plain, *shapes)
+
+
+def test_wide_dilated_convolutions_choose_a_form_per_platform():
+    assert layers.share_within(20, 7, 7) == pytest.approx((6 + 13 + 20 + 13 + 6) / 100)
+    wide = partial(layers.dilated_conv, dilation=7), (1, 10, 10, 256), (7, 7, 256, 2)
+    assert "stablehlo.convolution" not in lowered(*wide, "cpu")
+    assert "stablehlo.convolution" in lowered(*wide, "cuda")
+    agree(partial(layers.dilated_conv, dilation=7), partial(layers.padded_dilated_conv, dilation=7), *wide[1:])
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "kernel", "groups"),
+    [
+        (layers.depthwise_conv, (1, 8, 8, 4), (3, 3, 1, 4), 4),
+        (layers.upsample_conv, (1, 8, 8, 4), (3, 3, 4, 4), 1),
+        (partial(layers.grouped_conv_3x3, groups=2), (1, 8, 8, 4), (3, 3, 2, 4), 2),
+    ],
+)
+def test_accelerators_get_one_plain_convolution(layer, x, kernel, groups):
+    for platform in ("cuda", "tpu"):
+        assert f"feature_group_count = {groups} " in lowered(layer, x, kernel, platform)
+    with_cpu_form = jax.jit(layer).trace(random(*x), random(*kernel)).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" not in with_cpu_form
 
 
 def test_max_pool_takes_the_largest_of_four():
