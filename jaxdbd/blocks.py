@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.layers import dilated_conv, he_normal, upsample_conv
+from jaxdbd.layers import ConvParameters, dilated_conv, he_normal, upsample_conv
 
 
 def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
@@ -50,20 +50,6 @@ class UpsampleConvReluNorm(nn.Module):
         kernel, bias = ConvParameters(x.shape[-1], self.features, 3, name="conv")()
         x = upsample_conv(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)[None, None, None]
         return batch_norm(train, self.dtype, "bn")(nn.relu(x))
-
-
-class ConvParameters(nn.Module):
-    """The parameters of an `nn.Conv`, under its names, for a convolution that is computed in another form."""
-
-    in_features: int
-    features: int
-    kernel: int
-
-    @nn.compact
-    def __call__(self) -> tuple[Float[Array, "k k c d"], Float[Array, " d"]]:
-        """Returns kernel [k, k, in, out] and bias [out], float32."""
-        shape = (self.kernel, self.kernel, self.in_features, self.features)
-        return self.param("kernel", he_normal, shape), self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 class SRFB(nn.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.layers import depthwise_conv, grouped_conv_3x3, he_normal, max_pool_2x2
+from jaxdbd.layers import ConvParameters, conv_3x3, depthwise_conv, grouped_conv_3x3, he_normal, max_pool_2x2
 
 VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
@@ -36,8 +36,9 @@ class VGG(nn.Module):
         taps = []
         for stage, (depth, width) in enumerate(zip(self.depths, (64, 128, 256, 512, 512), strict=True), start=1):
             for i in range(1, depth + 1):
-                x = nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=he_normal, name=f"conv{stage}_{i}")(x)
-                x = nn.relu(x)
+                kernel, bias = ConvParameters(x.shape[-1], width, 3, name=f"conv{stage}_{i}")()
+                x = conv_3x3(x.astype(self.dtype), kernel.astype(self.dtype))
+                x = nn.relu(x + bias.astype(self.dtype)[None, None, None])
             x = max_pool_2x2(x)
             taps.append(x)
         return tuple(taps)

@@ -27,6 +27,20 @@ def conv(x, kernel, *, stride=1, padding, dilation=1, groups=1):
     )
 
 
+class ConvParameters(nn.Module):
+    """The parameters of an `nn.Conv`, under its names, for a convolution that is computed in another form."""
+
+    in_features: int
+    features: int
+    kernel: int
+
+    @nn.compact
+    def __call__(self) -> tuple[Float[Array, "k k c d"], Float[Array, " d"]]:
+        """Returns kernel [k, k, in, out] and bias [out], float32."""
+        shape = (self.kernel, self.kernel, self.in_features, self.features)
+        return self.param("kernel", he_normal, shape), self.param("bias", nn.initializers.zeros, (self.features,))
+
+
 def gradient(function: Callable) -> Callable:
     """(x, kernel, dy) -> the gradients of function(x, kernel), by autodiff."""
     return lambda x, kernel, dy: jax.vjp(function, x, kernel)[1](dy)
@@ -49,6 +63,31 @@ def per_platform(x, kernel, *, cpu: Callable, default: Callable, cpu_gradient: C
 
     function.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), backward)
     return function(x, kernel)
+
+
+# --- 3x3 convolutions ---
+
+
+def same_conv(x, kernel):
+    """A convolution of unchanged size."""
+    return conv(x, kernel, padding="SAME")
+
+
+def product_conv_gradient(x, kernel, dy):
+    """Gradient of a 3x3 `same_conv`, that of the kernel as one matrix product over all pixels per kernel entry."""
+    c, d = kernel.shape[2:]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    views = shifted_views(padded, 3, 1, *dy.shape[1:3])
+    d_kernel = jnp.stack([jnp.dot(view.reshape(-1, c).T, dy.reshape(-1, d)) for view in views])
+    return same_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2)), d_kernel.reshape(3, 3, c, d)
+
+
+def conv_3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """A 3x3 convolution of unchanged size, zeros outside the map."""
+    # Our choice, from docs/performance.md: on large maps, XLA has the kernel's gradient slide a window of their size.
+    if x.shape[1] * x.shape[2] >= 64 * 64:
+        return per_platform(x, kernel, cpu=same_conv, default=same_conv, cpu_gradient=product_conv_gradient)
+    return same_conv(x, kernel)
 
 
 # --- Pooling and upsampling ---

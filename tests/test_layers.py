@@ -39,6 +39,17 @@ def lowered(function, x, kernel, platform):
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.parametrize("size", [(5, 6), (64, 65)])
+def test_conv_3x3_has_the_gradients_of_a_convolution(size):
+    shapes = (2, *size, 3), (3, 3, 3, 4)
+    agree(layers.conv_3x3, layers.same_conv, *shapes)
+    x, kernel, dy = random(*shapes[0]), random(*shapes[1], seed=1), random(2, *size, 4, seed=2)
+    for ours, plain in zip(
+        layers.product_conv_gradient(x, kernel, dy), layers.gradient(layers.same_conv)(x, kernel, dy), strict=True
+    ):
+        close(ours, plain)
+
+
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
