@@ -21,8 +21,10 @@ from PIL import Image
 from jaxdbd import report, weights
 from jaxdbd.augment import Augmentation
 from jaxdbd.encoders import ENCODERS
+from jaxdbd.errors import UserError
 from jaxdbd.input_pipeline import training_batches
 from jaxdbd.model import DepthDistilledDBD
+from jaxdbd.operations import seconds_by_kind
 from jaxdbd.optimizer import make_optimizer, make_schedule
 from jaxdbd.train import create_state, eval_step, train_step
 
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the network; a training step; the input pipeline alone; training steps fed by it",
     )
     parser.add_argument("--repeats", type=int, default=10, help="timed calls; the median is reported (10)")
+    parser.add_argument("--operations", action="store_true", help="also profile where the time goes, by operation")
     parser.add_argument("--json", type=Path, help="write the figures here")
 
 
@@ -140,9 +143,19 @@ def program_and_call(model: DepthDistilledDBD, variables: Any, mode: str, feed: 
 
 
 def measure(
-    model: DepthDistilledDBD, variables: Any, arch: str, mode: str, size: int, batch: int, repeats: int
+    model: DepthDistilledDBD,
+    variables: Any,
+    arch: str,
+    mode: str,
+    size: int,
+    batch: int,
+    repeats: int,
+    operations: bool = False,
 ) -> dict:
-    """The figures of one setting; times are medians, the spread is the quartiles."""
+    """The figures of one setting; times are medians, the spread is the quartiles.
+
+    With `operations` also the milliseconds per image in each kind of operation, summed over threads.
+    """
     augmentation = Augmentation(sharp=0.1, blurred=0.1, noise=4.0, jpeg=0.3)  # as configs/lite.py
     feed = training_batches(photographs(64), size=size, batch_size=batch, seed=0, augmentation=augmentation)
     figures = {"arch": arch, "size": size, "batch": batch, "mode": mode}
@@ -151,16 +164,21 @@ def measure(
     else:
         program, compile_seconds, call = program_and_call(model, variables, mode, feed)
         times = seconds_per_call(call, repeats)
-        flops = program.cost_analysis().get("flops", 0.0)
+        cost = program.cost_analysis()
+        flops = cost.get("flops", 0.0)
         rate = flops / statistics.median(times)
         figures |= {
             "dtype": str(jnp.dtype(model.dtype)),
             "compile_s": round(compile_seconds, 2),
             "gflop_per_image": round(flops / batch / 1e9, 3),
+            "gb_moved_per_image": round(cost.get("bytes accessed", 0.0) / batch / 1e9, 3),
             "gflop_per_s": round(rate / 1e9, 1),
             "share_of_matmul": round(rate / matmul_flops_per_second(str(jnp.dtype(model.dtype))), 3),
             "program_mb": round(peak_bytes(program) / 1e6, 1),
         }
+        if operations:
+            seconds = seconds_by_kind(program, call, repeats)
+            figures["ms_by_operation"] = {kind: round(s / batch * 1e3, 2) for kind, s in seconds.items()}
     median = statistics.median(times)
     low, _, high = statistics.quantiles(times, n=4)
     return figures | {
@@ -192,6 +210,12 @@ def table(rows: Sequence[dict]) -> None:
     names = [name for name in titles if name in first]
     heading = f"{first['device']}, {first['size']} pixels, {first.get('dtype', 'uint8')}"
     report.print_rows(heading, [titles[name] for name in names], [[str(row[name]) for name in names] for row in rows])
+    for row in rows:
+        if spent := row.get("ms_by_operation"):
+            title = f"batch {row['batch']}, summed over threads"
+            whole = sum(spent.values())
+            shares = [[kind, f"{ms:.2f}", f"{100 * ms / whole:.0f} %"] for kind, ms in spent.items()]
+            report.print_rows(title, ["operation", "ms/image", "share"], shares)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -208,7 +232,12 @@ def run(args: argparse.Namespace) -> None:
         variables = jax.tree.map(
             lambda s: jnp.asarray(rng.uniform(0.01, 0.02, s.shape), s.dtype), weights.shapes(model)
         )
-    rows = [measure(model, variables, arch, args.mode, args.size, batch, args.repeats) for batch in args.batch]
+    if args.operations and args.mode == "input":
+        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
+    rows = [
+        measure(model, variables, arch, args.mode, args.size, batch, args.repeats, args.operations)
+        for batch in args.batch
+    ]
     table(rows)
     if args.json:
         args.json.write_text(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")

@@ -72,7 +72,9 @@ def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    # As wide as its figures: cut to 80 columns, as into a file or a narrow window, they would lose digits.
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
 
 
 def markdown_table(results: dict) -> str:

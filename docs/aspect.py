@@ -1,0 +1,74 @@
+"""Measures what squashing photographs to a square costs against keeping their proportions (docs/predict.md).
+
+    python docs/aspect.py --weights=lite --dataset=dbd/cuhk --split='train[:60]'
+
+Three ways to hand a photograph to a network of side S, at about the same number of pixels where nothing else is said:
+squashed to S x S; in its own proportions, sides rounded to multiples of 32; in its own proportions inside an S x S
+square, the rest mirrored (fewer pixels of the photograph). Scored under protocol ddff at each mask's own size.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+from jaxdbd import weights  # noqa: E402
+from jaxdbd.augment import resize  # noqa: E402
+from jaxdbd.evaluate import to_map  # noqa: E402
+from jaxdbd.input_pipeline import decode, open_split  # noqa: E402
+from jaxdbd.metrics import count_levels, summarize_ddff  # noqa: E402
+from jaxdbd.predict import probability_and_nearness  # noqa: E402
+
+
+def squashed(focus_of, image, side):
+    """The whole photograph as a square."""
+    return focus_of(resize(image, (side, side)))
+
+
+def in_proportion(focus_of, image, side):
+    """As many pixels, in the photograph's proportions."""
+    ratio = np.sqrt(image.shape[0] / image.shape[1])
+    height, width = (max(round(side * r / 32), 1) * 32 for r in (ratio, 1 / ratio))
+    return focus_of(resize(image, (height, width)))
+
+
+def letterboxed(focus_of, image, side):
+    """The longer side at S, the rest of the square mirrored."""
+    scale = side / max(image.shape[:2])
+    height, width = (max(round(n * scale), 1) for n in image.shape[:2])
+    small = resize(image, (height, width))
+    padded = cv2.copyMakeBorder(small, 0, side - height, 0, side - width, cv2.BORDER_REFLECT)
+    return focus_of(padded)[:height, :width]
+
+
+def main() -> None:
+    """Measures and prints the three."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="lite")
+    parser.add_argument("--dataset", default="dbd/cuhk")
+    parser.add_argument("--split", default="train[:60]", help="never the test split: a choice is made from this")
+    parser.add_argument("--data_dir")
+    args = parser.parse_args()
+    model, variables = weights.load(args.weights)
+    network = jax.jit(partial(probability_and_nearness, model, variables))
+
+    def focus_of(image):
+        return np.asarray(network(image[None])[0][0])
+
+    examples = [decode(record) for record in open_split(args.dataset, args.split, args.data_dir)]
+    for way in (squashed, in_proportion, letterboxed):
+        maps = (to_map(way(focus_of, e.image, model.size), e.mask.shape) for e in examples)
+        levels = [count_levels(focus, e.mask >= 128) for focus, e in zip(maps, examples, strict=True)]
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in summarize_ddff(levels).items())
+        print(f"{way.__name__}: {scores}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
