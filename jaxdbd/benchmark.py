@@ -154,7 +154,7 @@ def measure(
 ) -> dict:
     """The figures of one setting; times are medians, the spread is the quartiles.
 
-    With `operations` also the milliseconds per image in each kind of operation, summed over threads.
+    With `operations` also the milliseconds per image in each kind of operation.
     """
     augmentation = Augmentation(sharp=0.1, blurred=0.1, noise=4.0, jpeg=0.3)  # as configs/lite.py
     feed = training_batches(photographs(64), size=size, batch_size=batch, seed=0, augmentation=augmentation)
@@ -212,7 +212,7 @@ def table(rows: Sequence[dict]) -> None:
     report.print_rows(heading, [titles[name] for name in names], [[str(row[name]) for name in names] for row in rows])
     for row in rows:
         if spent := row.get("ms_by_operation"):
-            title = f"batch {row['batch']}, summed over threads"
+            title = f"batch {row['batch']}, by operation"
             whole = sum(spent.values())
             shares = [[kind, f"{ms:.2f}", f"{100 * ms / whole:.0f} %"] for kind, ms in spent.items()]
             report.print_rows(title, ["operation", "ms/image", "share"], shares)

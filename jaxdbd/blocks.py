@@ -3,7 +3,6 @@
 Cun and Pun, "Defocus Blur Detection via Depth Distillation", ECCV 2020, as the authors' released code computes them.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.layers import ConvParameters, dilated_conv, he_normal, upsample_conv
+from jaxdbd.layers import ConvParameters, PointwiseConv, dilated_conv, he_normal, upsample_conv
 
 
 def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
@@ -20,7 +19,7 @@ def batch_norm(train: bool, dtype: Any, name: str) -> nn.BatchNorm:
 
 
 class ConvReluNorm(nn.Module):
-    """conv k x k with bias -> ReLU -> BatchNorm, in the order of the paper's figure; a 1x1 conv is a `Dense`."""
+    """conv k x k with bias -> ReLU -> BatchNorm, in the order of the paper's figure."""
 
     features: int
     kernel: int
@@ -29,12 +28,11 @@ class ConvReluNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
-        layer = (
-            partial(nn.Dense, self.features)
-            if self.kernel == 1
-            else partial(nn.Conv, self.features, (self.kernel,) * 2)
-        )
-        x = layer(dtype=self.dtype, kernel_init=he_normal, name="conv")(x)
+        if self.kernel == 1:
+            x = PointwiseConv(self.features, dtype=self.dtype, name="conv")(x)
+        else:
+            sides = (self.kernel, self.kernel)
+            x = nn.Conv(self.features, sides, dtype=self.dtype, kernel_init=he_normal, name="conv")(x)
         return batch_norm(train, self.dtype, "bn")(nn.relu(x))
 
 

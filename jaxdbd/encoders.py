@@ -7,7 +7,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.layers import ConvParameters, conv_3x3, depthwise_conv, grouped_conv_3x3, he_normal, max_pool_2x2
+from jaxdbd.layers import (
+    ConvParameters,
+    PointwiseConv,
+    conv_3x3,
+    depthwise_conv,
+    grouped_conv_3x3,
+    he_normal,
+    max_pool_2x2,
+)
 
 VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
@@ -58,9 +66,8 @@ class ConvNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
         if self.kernel == 1:
-            # A 1x1 convolution is a matrix product, and its gradient is faster as one.
             x = x[:, :: self.stride, :: self.stride]
-            x = nn.Dense(self.features, use_bias=False, dtype=self.dtype, kernel_init=he_normal, name="conv")(x)
+            x = PointwiseConv(self.features, use_bias=False, dtype=self.dtype, name="conv")(x)
         else:
             x = nn.Conv(
                 self.features,

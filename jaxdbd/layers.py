@@ -5,6 +5,7 @@ Each computes what the layer of the same name in any framework computes; docs/pe
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,31 @@ def per_platform(x, kernel, *, cpu: Callable, default: Callable, cpu_gradient: C
     return function(x, kernel)
 
 
-# --- 3x3 convolutions ---
+# --- 1x1 and 3x3 convolutions ---
+
+
+def pointwise_gradient(x, kernel, dy):
+    """Gradient of x @ kernel over all pixels at once. Autodiff's form of it has XLA transpose a whole map first."""
+    c, d = kernel.shape
+    return jnp.dot(dy, kernel.T), jnp.dot(x.reshape(-1, c).T, dy.reshape(-1, d))
+
+
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution, which is a matrix product; the parameters are those of `nn.Dense`."""
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
+        """Maps [B, H, W, C] to [B, H, W, features]."""
+        kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(self.dtype)
+        x = per_platform(x.astype(self.dtype), kernel, cpu=jnp.dot, default=jnp.dot, cpu_gradient=pointwise_gradient)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            x = x + bias.astype(self.dtype)[None, None, None]
+        return x
 
 
 def same_conv(x, kernel):

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxdbd.blocks import SAB, SRFB, ConvReluNorm, UpsampleConvReluNorm
 from jaxdbd.encoders import ENCODERS
+from jaxdbd.layers import PointwiseConv
 
 
 class Output(NamedTuple):
@@ -112,7 +113,7 @@ class DepthDistilledDBD(nn.Module):
             x = DecoderLevel(width, upsample, self.srfb, self.srfb_select, self.dtype, name=f"level{level}")(x, train)
             if not self.full_resolution:
                 x = x + self._carry(tap, width, level)
-            sides.append(nn.Dense(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
+            sides.append(PointwiseConv(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
             if level == len(widths):
                 break
             if self.sab:
@@ -122,7 +123,7 @@ class DepthDistilledDBD(nn.Module):
 
         sides = [side.astype(jnp.float32) for side in sides]
         fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
-        fuse_focus, fuse_depth = (nn.Dense(1, name=name) for name in ("fuse_focus", "fuse_depth"))
+        fuse_focus, fuse_depth = (PointwiseConv(1, name=name) for name in ("fuse_focus", "fuse_depth"))
         return Output(
             focus=fuse_focus(jnp.concatenate([s[..., :1] for s in fused], axis=-1)),
             depth=fuse_depth(jnp.concatenate([s[..., 1:] for s in fused], axis=-1)) if self.depth_head else None,
@@ -133,4 +134,4 @@ class DepthDistilledDBD(nn.Module):
     def _carry(self, tap: Float[Array, "b h w c"], width: int, level: int) -> Float[Array, "b h w {width}"]:
         if tap.shape[-1] == width:
             return tap
-        return nn.Dense(width, dtype=self.dtype, name=f"carry{level}")(tap)
+        return PointwiseConv(width, dtype=self.dtype, name=f"carry{level}")(tap)

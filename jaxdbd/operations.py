@@ -38,7 +38,10 @@ def instruction_kinds(hlo: str) -> dict[str, str]:
 
 
 def seconds_by_kind(program: Any, call: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Seconds per call in each kind of operation, summed over threads, the largest first.
+    """Seconds per call in each kind of operation, the largest first.
+
+    An operation that the runtime spreads over threads counts once, for as long as it takes; one of several that run at
+    the same time counts in full. So the sum is near the time of a call, but it is not it.
 
     Args:
       program: compiled by JAX.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxdbd import layers
 
@@ -37,6 +38,18 @@ def lowered(function, x, kernel, platform):
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(random(*x), random(*kernel))
     return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
+    x = random(2, 5, 6, 3)
+    dense, ours = nn.Dense(4), layers.PointwiseConv(4)
+    variables = dense.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+
+    def value_and_gradients(layer):
+        return jax.value_and_grad(lambda v, x: jnp.sin(layer.apply(v, x)).sum(), argnums=(0, 1))(variables, x)
+
+    jax.tree.map(close, value_and_gradients(ours), value_and_gradients(dense))
 
 
 @pytest.mark.parametrize("size", [(5, 6), (64, 65)])

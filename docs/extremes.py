@@ -1,0 +1,62 @@
+"""Measures what a network says of photographs wholly in focus and wholly blurred (jaxdbd/weights/lite.md).
+
+    python docs/extremes.py --weights=lite --dataset=dbd/cuhk --split=test
+
+Wholly in focus: the largest part of each photograph that its mask has in focus, where that is at least 128 pixels wide
+and high. Wholly blurred: the whole photographs, blurred by a disc whose radius is 1, 2 or 4 % of the longer side.
+A perfect network would answer with a mean of 1 and of 0.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import jaxdbd  # noqa: E402
+from jaxdbd.augment import defocus, sharp_box  # noqa: E402
+from jaxdbd.input_pipeline import decode, open_split  # noqa: E402
+
+MIN_SIDE = 128
+
+
+def sharp_part(image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """The largest of many random parts that lie wholly in focus, or None."""
+    box = sharp_box(rng, mask, MIN_SIDE)
+    if box is None:
+        return None
+    h, w = mask.shape
+    return image[round(box[1] * h) : round(box[3] * h), round(box[0] * w) : round(box[2] * w)]
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", default="lite")
+    parser.add_argument("--dataset", default="dbd/cuhk")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--data_dir")
+    args = parser.parse_args()
+    model, variables = jaxdbd.load(args.weights)
+    examples = [decode(record) for record in open_split(args.dataset, args.split, args.data_dir)]
+    rng = np.random.default_rng(0)
+    sets = {"wholly in focus": [sharp_part(e.image, e.mask, rng) for e in examples]}
+    for percent in (1, 2, 4):
+        radius = percent / 100
+        sets[f"blurred by {percent} %"] = [defocus(e.image, radius * max(e.mask.shape)) for e in examples]
+    for name, photographs in sets.items():
+        predictions = jaxdbd.predict(model, variables, [p for p in photographs if p is not None])
+        means = np.array([p.focus.mean() for p in predictions])
+        low, middle, high = np.quantile(means, (0.25, 0.5, 0.75))
+        print(
+            f"{name}: mean focus {means.mean():.3f} over {len(means)} photographs"
+            f" (quartiles {low:.3f} {middle:.3f} {high:.3f})",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
