@@ -19,7 +19,7 @@ from jaxdbd.train import make_model
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 EVERY_RUN = [
-    *(f"{CONFIGS}/{name}.py" for name in ("default", "lite", "demo")),
+    *(f"{CONFIGS}/{name}" for name in ("default.py", "lite.py", "lite_finish.py", "demo.py")),
     *(f"{CONFIGS}/gamma.py:{name}" for name in gamma.RUNS),
     *(f"{CONFIGS}/ablation.py:{name}" for name in ablation.RUNS),
 ]
