@@ -5,7 +5,7 @@ Each computes what the layer of the same name in any framework computes; docs/pe
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,28 +42,48 @@ class ConvParameters(nn.Module):
         return self.param("kernel", he_normal, shape), self.param("bias", nn.initializers.zeros, (self.features,))
 
 
-def gradient(function: Callable) -> Callable:
-    """(x, kernel, dy) -> the gradients of function(x, kernel), by autodiff."""
-    return lambda x, kernel, dy: jax.vjp(function, x, kernel)[1](dy)
+class Forms(NamedTuple):
+    """Two ways to compute one function of (x, kernel, *settings), and the gradient of the first if not by autodiff."""
+
+    cpu: Callable
+    default: Callable
+    cpu_gradient: Callable | None = None  # (x, kernel, dy, *settings) -> gradients of x and kernel
+    settings: tuple = ()  # numbers
 
 
-def per_platform(x, kernel, *, cpu: Callable, default: Callable, cpu_gradient: Callable | None = None) -> Array:
-    """Two forms of one function of (x, kernel), chosen with their gradients when the program is lowered.
+# Compiled once per forms and shapes, so that a network applied outside of jit does not compile at every call.
+@partial(jax.jit, static_argnums=2, inline=True)
+def per_platform(x: Array, kernel: Array, forms: Forms) -> Array:
+    """One function in the form that suits the platform, chosen with its gradient when the program is lowered.
 
     So one exported program is right on every platform, and fast on each. Without a rule of its own, autodiff would keep
     the intermediate values of both forms.
     """
+    return _with_gradient(x, kernel, forms)
 
-    @jax.custom_vjp
-    def function(x, kernel):
-        return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
-    def backward(residuals, dy):
-        gradients = {"cpu": cpu_gradient or gradient(cpu), "default": gradient(default)}
-        return jax.lax.platform_dependent(*residuals, dy, **gradients)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _with_gradient(x, kernel, forms):
+    cpu, default = (lambda x, kernel, f=f: f(x, kernel, *forms.settings) for f in (forms.cpu, forms.default))
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
 
-    function.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), backward)
-    return function(x, kernel)
+
+def _forward(x, kernel, forms):
+    return _with_gradient(x, kernel, forms), (x, kernel)
+
+
+def _backward(forms, residuals, dy):
+    def by_autodiff(function):
+        return lambda x, kernel, dy: jax.vjp(lambda x, k: function(x, k, *forms.settings), x, kernel)[1](dy)
+
+    def by_rule(x, kernel, dy):
+        return forms.cpu_gradient(x, kernel, dy, *forms.settings)
+
+    cpu = by_rule if forms.cpu_gradient else by_autodiff(forms.cpu)
+    return jax.lax.platform_dependent(*residuals, dy, cpu=cpu, default=by_autodiff(forms.default))
+
+
+_with_gradient.defvjp(_forward, _backward)
 
 
 # --- 1x1 and 3x3 convolutions ---
@@ -86,7 +106,7 @@ class PointwiseConv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
         kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(self.dtype)
-        x = per_platform(x.astype(self.dtype), kernel, cpu=jnp.dot, default=jnp.dot, cpu_gradient=pointwise_gradient)
+        x = per_platform(x.astype(self.dtype), kernel, Forms(jnp.dot, jnp.dot, pointwise_gradient))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             x = x + bias.astype(self.dtype)[None, None, None]
@@ -111,7 +131,7 @@ def conv_3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Flo
     """A 3x3 convolution of unchanged size, zeros outside the map."""
     # Our choice, from docs/performance.md: on large maps, XLA has the kernel's gradient slide a window of their size.
     if x.shape[1] * x.shape[2] >= 64 * 64:
-        return per_platform(x, kernel, cpu=same_conv, default=same_conv, cpu_gradient=product_conv_gradient)
+        return per_platform(x, kernel, Forms(same_conv, same_conv, product_conv_gradient))
     return same_conv(x, kernel)
 
 
@@ -171,9 +191,7 @@ def product_upsample_conv_gradient(x, kernel, dy):
 
 def upsample_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b 2*h 2*w d"]:
     """Nearest x2 upsampling followed by a 3x3 convolution with zero padding."""
-    return per_platform(
-        x, kernel, cpu=product_upsample_conv, default=upsampled_conv, cpu_gradient=product_upsample_conv_gradient
-    )
+    return per_platform(x, kernel, Forms(product_upsample_conv, upsampled_conv, product_upsample_conv_gradient))
 
 
 # --- Dilated convolutions ---
@@ -217,11 +235,10 @@ def dilated_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], di
     """A dilated convolution of unchanged size, zeros outside the map."""
     _, h, w, channels = x.shape
     k = kernel.shape[0]
-    padded = partial(padded_dilated_conv, dilation=dilation)
     # Our choice, from docs/performance.md: matrix products win where most of a padded map would be padding.
     if channels >= 256 and share_within(h, k, dilation) * share_within(w, k, dilation) < 0.5:
-        return per_platform(x, kernel, cpu=partial(unpadded_dilated_conv, dilation=dilation), default=padded)
-    return padded(x, kernel)
+        return per_platform(x, kernel, Forms(unpadded_dilated_conv, padded_dilated_conv, settings=(dilation,)))
+    return padded_dilated_conv(x, kernel, dilation)
 
 
 # --- Depthwise and grouped convolutions ---
@@ -286,13 +303,8 @@ def depthwise_conv(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int = 1
 ) -> Float[Array, "b h2 w2 c"]:
     """Depthwise convolution with TensorFlow's 'SAME' padding."""
-    return per_platform(
-        x,
-        kernel,
-        cpu=partial(shifted_depthwise, stride=stride),
-        default=partial(grouped_depthwise, stride=stride),
-        cpu_gradient=partial(shifted_depthwise_gradient, stride=stride),
-    )
+    forms = Forms(shifted_depthwise, grouped_depthwise, shifted_depthwise_gradient, (stride,))
+    return per_platform(x, kernel, forms)
 
 
 def spread_grouped_conv(x, kernel, groups):
@@ -305,12 +317,16 @@ def spread_grouped_conv(x, kernel, groups):
     )
 
 
+def padded_grouped_conv(x, kernel, groups, stride=1):
+    """A 3x3 convolution in groups as XLA has it, one pixel of padding on each side."""
+    return conv(x, kernel, stride=stride, padding=((1, 1), (1, 1)), groups=groups)
+
+
 def grouped_conv_3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c//{groups} c"], groups: int, stride: int = 1
 ) -> Float[Array, "b h2 w2 c"]:
     """A 3x3 convolution in groups, one pixel of padding on each side."""
-    plain = partial(conv, stride=stride, padding=((1, 1), (1, 1)), groups=groups)
     # Our choice, from docs/performance.md: larger groups are faster as XLA has them.
     if stride == 1 and x.shape[-1] <= 8 * groups:
-        return per_platform(x, kernel, cpu=partial(spread_grouped_conv, groups=groups), default=plain)
-    return plain(x, kernel)
+        return per_platform(x, kernel, Forms(spread_grouped_conv, padded_grouped_conv, settings=(groups,)))
+    return padded_grouped_conv(x, kernel, groups, stride)

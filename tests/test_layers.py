@@ -22,12 +22,13 @@ def close(a, b, tolerance=1e-5):
 def agree(ours, plain, *shapes):
     """Values and both gradients of two functions of (x, kernel)."""
     x, kernel = random(*shapes[0]), random(*shapes[1], seed=1)
-    expected, expected_backward = jax.vjp(plain, x, kernel)
-    value, backward = jax.vjp(ours, x, kernel)
-    close(value, expected)
-    dy = random(*expected.shape, seed=2)
-    for a, b in zip(backward(dy), expected_backward(dy), strict=True):
-        close(a, b)
+    dy = random(*jax.eval_shape(plain, x, kernel).shape, seed=2)
+
+    def value_and_gradients(function):
+        value, backward = jax.vjp(function, x, kernel)
+        return value, backward(dy)
+
+    jax.tree.map(close, *(jax.jit(partial(value_and_gradients, f))() for f in (ours, plain)))
 
 
 def lowered(function, x, kernel, platform):
@@ -58,7 +59,7 @@ def test_conv_3x3_has_the_gradients_of_a_convolution(size):
     agree(layers.conv_3x3, layers.same_conv, *shapes)
     x, kernel, dy = random(*shapes[0]), random(*shapes[1], seed=1), random(2, *size, 4, seed=2)
     for ours, plain in zip(
-        layers.product_conv_gradient(x, kernel, dy), layers.gradient(layers.same_conv)(x, kernel, dy), strict=True
+        layers.product_conv_gradient(x, kernel, dy), jax.vjp(layers.same_conv, x, kernel)[1](dy), strict=True
     ):
         close(ours, plain)
 
@@ -75,9 +76,7 @@ def test_depthwise_forms_agree(k, stride, size):
 @pytest.mark.parametrize(("groups", "width", "stride"), [(4, 3, 1), (2, 8, 1), (2, 9, 1), (4, 3, 2)])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
 def test_grouped_forms_agree(groups, width, stride, size):
-    def plain(x, kernel):
-        return layers.conv(x, kernel, stride=stride, padding=((1, 1), (1, 1)), groups=groups)
-
+    plain = partial(layers.padded_grouped_conv, groups=groups, stride=stride)
     shapes = (2, *size, groups * width), (3, 3, width, groups * width)
     agree(partial(layers.grouped_conv_3x3, groups=groups, stride=stride), plain, *shapes)
     if stride == 1:
@@ -106,6 +105,16 @@ def test_wide_dilated_convolutions_choose_a_form_per_platform():
     assert "stablehlo.convolution" not in lowered(*wide, "cpu")
     assert "stablehlo.convolution" in lowered(*wide, "cuda")
     agree(partial(layers.dilated_conv, dilation=7), partial(layers.padded_dilated_conv, dilation=7), *wide[1:])
+
+
+def test_outside_of_jit_each_form_is_compiled_once():
+    x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4)
+    layers.depthwise_conv(x, kernel)
+    compiled = layers.per_platform._cache_size()
+    layers.depthwise_conv(x + 1, kernel, 1)
+    assert layers.per_platform._cache_size() == compiled
+    layers.depthwise_conv(x, kernel, 2)
+    assert layers.per_platform._cache_size() == compiled + 1
 
 
 @pytest.mark.parametrize(
