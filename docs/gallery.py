@@ -1,10 +1,11 @@
-"""Draws docs/gallery.jpg: eight photographs that may be shown, each with its focus map, overlay and depth.
+"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, with focus map, overlay and depth.
 
     python docs/gallery.py [--weights=W]
 
 Four photographs come with scikit-image, all free to show: the cat Chelsea (Stefan van der Walt, CC0), a coffee cup
 (Rachel Michetti, CC0), Eileen Collins (NASA, public domain), a Falcon 9 rocket (SpaceX, public domain). Four are scenes
-that data/synthetic.py renders, under a seed that no dataset uses.
+that data/synthetic.py renders, under a seed that no dataset uses. The failures are photographs of scikit-image that are
+sharp all over: brick, grass and gravel (CC0 Textures) and a page of text.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import skimage.data
 from PIL import Image
+from skimage.color import gray2rgb
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -24,11 +26,21 @@ from jaxdbd.overlay import depth_colours, overlay  # noqa: E402
 from jaxdbd.viz import grey, panel  # noqa: E402
 
 
+def draw(model, variables, threshold: float, photographs: list, out: Path) -> None:
+    """A row for each photograph: itself, focus map, overlay and, with a depth head, depth."""
+    rows = [
+        [photo, grey(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colours(depth)])]
+        for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
+    ]
+    titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
+    Image.fromarray(panel(rows, titles[: len(rows[0])], side=256)).save(out, quality=88)
+
+
 def main() -> None:
     """Predicts and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "gallery.jpg")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the two pictures")
     args = parser.parse_args()
 
     threshold = weights.read_metadata(args.weights).threshold
@@ -36,13 +48,9 @@ def main() -> None:
     photographs = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut", "rocket")]
     scenes = synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]
     photographs += [synthetic.render(scene)[0] for scene in scenes]
-    rows = [
-        [photo, grey(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colours(depth)])]
-        for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
-    ]
-    titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
-    sheet = panel(rows, titles[: len(rows[0])], side=256)
-    Image.fromarray(sheet).save(args.out, quality=88)
+    draw(model, variables, threshold, photographs, args.out / "gallery.jpg")
+    sharp = [gray2rgb(getattr(skimage.data, name)()) for name in ("brick", "grass", "gravel", "page")]
+    draw(model, variables, threshold, sharp, args.out / "failures.jpg")
 
 
 if __name__ == "__main__":
