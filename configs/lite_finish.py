@@ -3,7 +3,8 @@
     python train.py --config=configs/lite.py --workdir=DIR
     python train.py --config=configs/lite_finish.py --workdir=DIR2 --config.init_from=DIR/weights.safetensors
 
-6 epochs of CUHK at 320 pixels, 0.22 s per image on two cores: about 15 minutes. jaxdbd/weights/lite.md has the result.
+6 epochs of CUHK at 320 pixels, 0.24 s per image on two cores: about 15 minutes, then MAE 0.047 on the
+test split (protocol ddff): the bundled weights.
 """
 
 import ml_collections
