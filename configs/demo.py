@@ -20,9 +20,13 @@ def get_config() -> ml_collections.ConfigDict:
     c.epochs = 12
     c.warmup_steps = 50
     c.ema_decay = 0.99
-    # The renderer already makes scenes wholly in focus and wholly out, and adds noise.
+    # The renderer already makes scenes wholly in focus and wholly out, and adds noise; there are as many scenes as one
+    # wants, and they look little like ImageNet: so less augmentation, and no holding back.
     c.augment.sharp = c.augment.blurred = c.augment.refocused = c.augment.pasted = 0.0
     c.augment.noise = c.augment.jpeg = 0.0
-    c.encoder_lr_factor = 1.0  # there are as many scenes as one wants, and they look little like ImageNet
+    c.augment.min_area = 0.4
+    c.augment.jitter = 0.1
+    c.encoder_lr_factor = 1.0
+    c.weight_decay = 1e-4
     c.license = "Trained on rendered scenes; Apache-2.0"
     return c
