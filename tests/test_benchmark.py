@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import lite
 from jaxdbd import DepthDistilledDBD, benchmark, weights
 from jaxdbd.__main__ import main
+from jaxdbd.augment import Augmentation
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,10 @@ def test_time_by_operation_covers_the_program(tmp_path, capsys):
     # VGG16 is convolutions; the resizes and sums around them are not worth a tenth of it.
     assert max(spent, key=spent.get) in ("convolution", "dot")
     assert "by operation" in capsys.readouterr().out
+
+
+def test_the_input_is_augmented_as_in_the_lite_config():
+    assert Augmentation(**lite.get_config().augment) == benchmark.AUGMENTATION
 
 
 def test_operations_of_the_input_pipeline_are_a_users_mistake(capsys):
