@@ -114,24 +114,31 @@ def test_refocusing_blurs_a_region_and_only_there_empties_the_mask(rng):
     assert refocused[emptied].std() < 0.5 * image[emptied].std()
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_pasting_lays_one_photographs_focus_over_another(flip):
-    grey, red = np.full((60, 90, 3), 100, np.uint8), np.full((40, 40, 3), (200, 0, 0), np.uint8)
-    below_mask, above_mask = np.zeros((60, 90), np.uint8), np.zeros((40, 40), np.uint8)
+def test_pasting_lays_one_photographs_focus_over_another():
+    grey, red = np.full((60, 60, 3), 100, np.uint8), np.full((60, 60, 3), (200, 0, 0), np.uint8)
+    below_mask, above_mask = np.zeros((2, 60, 60), np.uint8)
     below_mask[:15] = 255
-    above_mask[20:, :20] = 255  # the lower left quarter
-    near, far = np.full((12, 18), 0.9, np.float32), np.full((10, 10), 0.2, np.float32)
-    image, mask, depth = paste((grey, below_mask, near), (red, above_mask, far), flip)
-    side = slice(49, 86) if flip else slice(4, 41)
-    other = slice(4, 41) if flip else slice(49, 86)
-    np.testing.assert_array_equal(image[34:56, side], np.broadcast_to([200, 0, 0], (22, 37, 3)))
-    np.testing.assert_array_equal(image[34:56, other], 100)
-    assert mask[34:56, side].min() == 255
-    assert mask[34:56, other].max() == 0
-    assert mask[:12].min() == 255
-    np.testing.assert_allclose(depth[8:11, -8:-1] if flip else depth[8:11, 1:8], 0.2, atol=1e-3)
-    np.testing.assert_allclose(depth[:5], 0.9, atol=1e-3)
-    assert paste((grey, below_mask, None), (red, above_mask, None), flip)[2] is None
+    above_mask[30:, :30] = 255  # the lower left quarter
+    near, far = np.full((60, 60), 0.9, np.float32), np.full((60, 60), 0.2, np.float32)
+    image, mask, depth = paste((grey, below_mask, near), (red, above_mask, far))
+    np.testing.assert_array_equal(image[34:, :26], np.broadcast_to([200, 0, 0], (26, 26, 3)))
+    np.testing.assert_array_equal(image[:, 34:], 100)
+    np.testing.assert_array_equal(mask, np.maximum(below_mask, above_mask))
+    np.testing.assert_allclose(depth[34:, :26], 0.2, atol=1e-4)
+    np.testing.assert_allclose(depth[:26], 0.9, atol=1e-4)
+    assert paste((grey, below_mask, None), (red, above_mask, None))[2] is None
+
+
+def test_another_photograph_is_pasted_with_the_same_part_in_view(ramp, rng):
+    red = np.full((40, 40, 3), (200, 0, 0), np.uint8)
+    lower_left = np.zeros((40, 40), np.uint8)
+    lower_left[20:, :20] = 255
+    nothing = np.zeros_like(ramp[1])
+    image, mask, _ = augment(ramp[0], nothing, None, 64, PLAIN, rng, (red, lower_left, None))
+    np.testing.assert_array_equal(image[36:, :28], np.broadcast_to([200, 0, 0], (28, 28, 3)))
+    np.testing.assert_array_equal(image[:28], crop_and_resize(*ramp, 64)[0][:28])
+    assert mask[36:, :28].min() == 255
+    assert mask[:28].max() == mask[:, 36:].max() == 0
 
 
 def test_no_augmentation_is_plain_resizing(ramp, rng):

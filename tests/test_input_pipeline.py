@@ -70,9 +70,21 @@ def test_the_seed_and_nothing_else_decides(records):
     assert next(batches(records, seed=2))["id"] != next(batches(records))["id"]
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_images_are_decoded_as_pillow_does(kind):
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((90, 60))
+    record = {"id": "p", "image": encode(np.asarray(smooth), kind), "mask": encode(np.asarray(smooth)[..., 0], "PNG")}
+    example = decode(record)
+    np.testing.assert_array_equal(example.image, np.asarray(Image.open(io.BytesIO(record["image"]))))
+    np.testing.assert_array_equal(example.mask, np.asarray(smooth)[..., 0])
+    with pytest.raises(ValueError, match="build the dataset again"):
+        decode({**record, "image": record["image"][:20]})
+
+
 def test_a_share_of_photographs_gets_the_focus_of_another(records):
     def share_in_focus(pasted):
-        batch = next(batches(records, batch_size=10, augmentation=Augmentation(min_area=1.0, pasted=pasted)))
+        whole = Augmentation(min_area=1.0, max_aspect=1.0, pasted=pasted)
+        batch = next(batches(records, batch_size=10, augmentation=whole))
         return {name: mask.mean() / 255 for name, mask in zip(batch["id"], batch["mask"], strict=True)}
 
     before, after = share_in_focus(0.0), share_in_focus(1.0)
