@@ -1,12 +1,15 @@
 """What logging, checkpointing and input cost over the bare jitted step; wants a machine that does nothing else.
 
-    python tests/measure_overhead.py --config.data_dir=DIR [--config=FILE] [--steps=120] [--config.field=value ...]
+    python tests/measure_overhead.py --config.data_dir=DIR [--config=FILE] [--steps=40] [--rounds=3]
+        [--config.field=value ...]
 
-The bare step runs again and again on one batch that lies on the device, before and after a real training of as many
-steps, which checkpoints every 40 (the lite config: every 500) and logs every 20.
+The bare step runs again and again on one batch that lies on the device, in turns with real trainings of as many steps,
+which log every ten and checkpoint once on their way (the lite config: every 340 steps at the latest).
 """
 
 import argparse
+import itertools
+import statistics
 import sys
 import tempfile
 import time
@@ -58,21 +61,25 @@ def main() -> None:
     """Measures and prints both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default=str(ROOT / "configs/lite.py"))
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=3)
     args, overrides = parser.parse_known_args()
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     config = load_config(args.config, overrides)
-    config.update(steps=args.steps, eval_split="", checkpoint_every=40, log_every=20)
+    config.update(steps=args.steps, eval_split="", checkpoint_every=args.steps // 2, log_every=args.steps // 4)
     measure = bare_steps(config, args.steps)
-    before = measure()
-    with tempfile.TemporaryDirectory() as folder:
-        train(config, Path(folder))
-        lines = read_metrics(Path(folder) / "metrics.jsonl")
-    after = measure()
-    whole = (lines[-1]["time"] - lines[0]["time"]) / (lines[-1]["step"] - lines[0]["step"])
-    bare = (before + after) / 2
-    print(f"bare step {bare * 1e3:.1f} ms ({before * 1e3:.1f} before, {after * 1e3:.1f} after); in training", end=" ")
-    print(f"{whole * 1e3:.1f} ms; overhead {100 * (whole / bare - 1):.1f} %")
+    bare, whole = [measure()], []
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            train(config, Path(folder))
+            lines = read_metrics(Path(folder) / "metrics.jsonl")
+        whole.append((lines[-1]["time"] - lines[0]["time"]) / (lines[-1]["step"] - lines[0]["step"]))
+        bare.append(measure())
+    # Each training against the mean of the bare steps before and after it: machines slow down and recover.
+    overheads = [100 * (2 * w / sum(around) - 1) for w, around in zip(whole, itertools.pairwise(bare), strict=True)]
+    print("bare step, ms:", *(f"{1e3 * t:.0f}" for t in bare))
+    print("in training, ms:", *(f"{1e3 * t:.0f}" for t in whole))
+    print("overhead, %:", *(f"{o:.1f}" for o in overheads), f"median {statistics.median(overheads):.1f}")
 
 
 if __name__ == "__main__":
