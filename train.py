@@ -40,5 +40,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    startup.use_huge_pages()
+    startup.keep_memory()
     sys.exit(main())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jaxdbd.errors import UserError
-from jaxdbd.startup import keep_compiled_programs, use_huge_pages
+from jaxdbd.startup import keep_compiled_programs, keep_memory
 
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def console() -> int:
     """`main` as a program of its own. What is timed gets its memory as `train.py` does."""
     if sys.argv[1:2] == ["benchmark"]:
-        use_huge_pages()
+        keep_memory()
     return main()
 
 

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import jax
 
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+# Pages of 2 MB; all from the heap, which is never given back; one heap, as those of further threads are small.
+KEEP_MEMORY = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.arena_max=1"
+)
 
 
-def use_huge_pages() -> None:
-    """Starts this program once more with memory in pages of 2 MB, where the C library is one that can (Linux, glibc).
+def keep_memory() -> None:
+    """Starts this program once more, keeping memory that it has freed, where the C library can (Linux, glibc).
 
-    XLA asks for its buffers anew in every step, and the kernel then fills them page by page: in pages of 4 kB that is
-    a quarter of a training step on a CPU (docs/performance.md). The C library reads the setting when a program starts,
-    so it cannot be made later. Does nothing where GLIBC_TUNABLES already says something of it.
+    XLA asks for its buffers anew in every step, and the kernel fills them with zeros page by page: on a CPU that is a
+    fifth of a training step in pages of 2 MB, and twice that in pages of 4 kB (docs/performance.md). The C library
+    reads its settings when a program starts, so they cannot be made later. Does nothing where GLIBC_TUNABLES already
+    says something of malloc.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
+    if sys.platform != "linux" or "glibc.malloc" in tunables:
         return
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{HUGE_PAGES}" if tunables else HUGE_PAGES
+    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{KEEP_MEMORY}" if tunables else KEEP_MEMORY
     sys.stdout.flush()
     os.execv(sys.executable, sys.orig_argv)
 

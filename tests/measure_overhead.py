@@ -25,7 +25,7 @@ from jaxdbd import sharding  # noqa: E402
 from jaxdbd.config import load_config  # noqa: E402
 from jaxdbd.logs import read_metrics  # noqa: E402
 from jaxdbd.optimizer import make_schedule  # noqa: E402
-from jaxdbd.startup import use_huge_pages  # noqa: E402
+from jaxdbd.startup import keep_memory  # noqa: E402
 from jaxdbd.train import compile_steps, initial_variables, make_model, train  # noqa: E402
 
 
@@ -83,5 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    use_huge_pages()  # as train.py does
+    keep_memory()  # as train.py does
     main()
