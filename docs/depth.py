@@ -1,0 +1,49 @@
+"""Measures how much of the teacher's depth networks have learned (docs/ablation.md, jaxdbd/weights/lite.md).
+
+    python docs/depth.py --dataset=dbd/cuhk --split='train[:60]' WEIGHTS...
+
+For each network the correlation, over the pixels of a photograph, between its depth and the teacher's, and how much
+either varies within a photograph (standard deviation); means over the photographs.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import jaxdbd  # noqa: E402
+from jaxdbd.input_pipeline import decode, open_split  # noqa: E402
+from jaxdbd.predict import to_size  # noqa: E402
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", nargs="+", help="as for `jaxdbd predict`")
+    parser.add_argument("--dataset", default="dbd/cuhk")
+    parser.add_argument("--split", default="train[:60]")
+    parser.add_argument("--data_dir")
+    args = parser.parse_args()
+    examples = [decode(record) for record in open_split(args.dataset, args.split, args.data_dir)]
+    for name in args.weights:
+        model, variables = jaxdbd.load(name)
+        if not model.depth_head:
+            print(f"{name}: no depth head")
+            continue
+        pairs = [
+            (prediction.depth, to_size(example.depth.astype(np.float32), example.mask.shape))
+            for prediction, example in zip(
+                jaxdbd.predict(model, variables, [e.image for e in examples]), examples, strict=True
+            )
+        ]
+        correlation = np.mean([np.corrcoef(ours.ravel(), teacher.ravel())[0, 1] for ours, teacher in pairs])
+        ours, teacher = np.mean([[depth.std() for depth in pair] for pair in pairs], axis=0)
+        print(f"{name}: correlation {correlation:.2f}, spread {ours:.3f}, the teacher's {teacher:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
