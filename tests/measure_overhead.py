@@ -4,7 +4,8 @@
         [--config.field=value ...]
 
 The bare step runs again and again on one batch that lies on the device, in turns with real trainings of as many steps,
-which log every ten and checkpoint once on their way (the lite config: every 340 steps at the latest).
+which log four times and checkpoint once, half-way. What the checkpoint adds to the quarter after it is spread over as
+many steps as lie between two checkpoints of the config.
 """
 
 import argparse
@@ -66,19 +67,24 @@ def main() -> None:
     args, overrides = parser.parse_known_args()
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     config = load_config(args.config, overrides)
+    between = min(config.checkpoint_every, config.eval_every)  # evaluations leave one too
     config.update(steps=args.steps, eval_split="", checkpoint_every=args.steps // 2, log_every=args.steps // 4)
     measure = bare_steps(config, args.steps)
-    bare, whole = [measure()], []
+    bare, logged, checkpoint = [measure()], [], []
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder:
             train(config, Path(folder))
             lines = read_metrics(Path(folder) / "metrics.jsonl")
-        whole.append((lines[-1]["time"] - lines[0]["time"]) / (lines[-1]["step"] - lines[0]["step"]))
+        _, second, third, fourth = lines
+        logged.append(config.batch_size * (1 / second["images_per_s"] + 1 / fourth["images_per_s"]) / 2)
+        checkpoint.append(third["time"] - second["time"] - (third["step"] - second["step"]) * logged[-1])
         bare.append(measure())
-    # Each training against the mean of the bare steps before and after it: machines slow down and recover.
+    # Each training against the bare steps before and after it: machines slow down and recover.
+    whole = [step + c / between for step, c in zip(logged, checkpoint, strict=True)]
     overheads = [100 * (2 * w / sum(around) - 1) for w, around in zip(whole, itertools.pairwise(bare), strict=True)]
     print("bare step, ms:", *(f"{1e3 * t:.0f}" for t in bare))
-    print("in training, ms:", *(f"{1e3 * t:.0f}" for t in whole))
+    print("with input and logging, ms:", *(f"{1e3 * t:.0f}" for t in logged))
+    print(f"a checkpoint adds, ms, every {between} steps:", *(f"{1e3 * t:.0f}" for t in checkpoint))
     print("overhead, %:", *(f"{o:.1f}" for o in overheads), f"median {statistics.median(overheads):.1f}")
 
 
