@@ -54,7 +54,7 @@ def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequenc
 
 def decode_image(data: bytes, mode: int) -> UInt8[np.ndarray, "h w *c"]:
     """Decodes a JPEG or PNG; with the pixels that Pillow gives, but faster. Raises ValueError where it cannot."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError("a record of the dataset holds an image that does not decode: build the dataset again")
     return image

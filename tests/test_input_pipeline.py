@@ -77,6 +77,10 @@ def test_images_are_decoded_as_pillow_does(kind):
     example = decode(record)
     np.testing.assert_array_equal(example.image, np.asarray(Image.open(io.BytesIO(record["image"]))))
     np.testing.assert_array_equal(example.mask, np.asarray(smooth)[..., 0])
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # to be shown turned; the mask lies as the pixels do
+    smooth.save(turned, kind, exif=exif)
+    assert decode({**record, "image": turned.getvalue()}).image.shape == (60, 90, 3)
     with pytest.raises(ValueError, match="build the dataset again"):
         decode({**record, "image": record["image"][:20]})
 
