@@ -1,5 +1,7 @@
 """Augmentation: one geometry for all three arrays, and what each effect does to photograph and mask."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,27 @@ def test_another_photograph_is_pasted_with_the_same_part_in_view(ramp, rng):
     np.testing.assert_array_equal(image[:28], crop_and_resize(*ramp, 64)[0][:28])
     assert mask[36:, :28].min() == 255
     assert mask[:28].max() == mask[:, 36:].max() == 0
+
+
+def test_what_is_pasted_is_mirrored_by_itself_half_the_time(ramp):
+    settings = dataclasses.replace(PLAIN, flip=True)
+    red, left_half = np.full((40, 40, 3), (200, 0, 0), np.uint8), np.zeros((40, 40), np.uint8)
+    left_half[:, :20] = 255
+    seen = set()
+    for seed in range(16):
+        above = (red, left_half, np.full((10, 10), 0.2, np.float32))
+        image, mask, depth = augment(
+            ramp[0], np.zeros_like(ramp[1]), ramp[2], 64, settings, np.random.default_rng(seed), above
+        )
+        mirrored = bool(mask[32, 60])
+        pasted, kept = (slice(36, 64), slice(0, 28)) if mirrored else (slice(0, 28), slice(36, 64))
+        assert mask[:, pasted].min() == 255
+        assert mask[:, kept].max() == 0
+        np.testing.assert_array_equal(image[:, pasted], np.broadcast_to([200, 0, 0], (64, 28, 3)))
+        np.testing.assert_allclose(depth[:, pasted], 0.2, atol=1e-4)
+        np.testing.assert_allclose(depth[:, kept], image[:, kept, 0] / 255, atol=0.02)
+        seen.add((mirrored, bool(image[32, kept, 0][0] < image[32, kept, 0][-1])))
+    assert len(seen) == 4  # either photograph, whatever the other
 
 
 def test_no_augmentation_is_plain_resizing(ramp, rng):
