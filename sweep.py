@@ -4,7 +4,8 @@
 
 Each run lies in <workdir>/<run>/seed<n>, as train.py leaves it. Stopped, by whatever, the same command goes on from
 there; once all is done it only prints the table, which also lies in <workdir>/table.md. Several sweeps may fill one
-workdir side by side, as long as each has runs or seeds of its own: on a CPU, one pinned to each core is the fastest.
+workdir side by side, as long as each has runs or seeds of its own (on a CPU, one pinned to each core is the fastest);
+--table with all of them tabulates.
 """
 
 import argparse

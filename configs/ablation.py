@@ -50,7 +50,7 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         c.eval_split = "test"  # scenes can be had without end: there is nothing to save up
     else:
         c = default.get_config()
-    if name in SMALL or name in SCENE:
+    if name in SMALL | SCENE:
         c.size, c.epochs = 192, 3
         c.warmup_steps, c.ema_decay = 50, 0.99  # shorter, as the run is
         c.eval_every = 10**6  # at the end only: choosing the best of several would flatter every run

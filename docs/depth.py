@@ -29,17 +29,14 @@ def main() -> None:
     parser.add_argument("--data_dir")
     args = parser.parse_args()
     examples = [decode(record) for record in open_split(args.dataset, args.split, args.data_dir)]
+    teachers = [to_size(e.depth.astype(np.float32), e.mask.shape) for e in examples]
     for name in args.weights:
         model, variables = jaxdbd.load(name)
         if not model.depth_head:
             print(f"{name}: no depth head")
             continue
-        pairs = [
-            (prediction.depth, to_size(example.depth.astype(np.float32), example.mask.shape))
-            for prediction, example in zip(
-                jaxdbd.predict(model, variables, [e.image for e in examples]), examples, strict=True
-            )
-        ]
+        predictions = jaxdbd.predict(model, variables, [e.image for e in examples])
+        pairs = [(p.depth, teacher) for p, teacher in zip(predictions, teachers, strict=True)]
         correlation = np.mean([np.corrcoef(ours.ravel(), teacher.ravel())[0, 1] for ours, teacher in pairs])
         ours, teacher = np.mean([[depth.std() for depth in pair] for pair in pairs], axis=0)
         print(f"{name}: correlation {correlation:.2f}, spread {ours:.3f}, the teacher's {teacher:.3f}", flush=True)

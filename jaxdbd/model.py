@@ -109,7 +109,6 @@ class DepthDistilledDBD(nn.Module):
         # Side outputs start near 0 and the fused ones as their mean (ours): drawn like other kernels, they started at
         # ten times a depth's range, and depth was still on its way down when a short training ended.
         near_zero = nn.initializers.variance_scaling(1e-3, "fan_in", "truncated_normal")
-        mean = nn.initializers.constant(1 / len(widths))
         x = taps[-1]
         sides = []
         for level, (width, tap) in enumerate(zip(widths, joining, strict=True), start=1):
@@ -128,6 +127,7 @@ class DepthDistilledDBD(nn.Module):
 
         sides = [side.astype(jnp.float32) for side in sides]
         fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
+        mean = nn.initializers.constant(1 / len(sides))
         fuse_focus, fuse_depth = (
             PointwiseConv(1, kernel_init=mean, name=name) for name in ("fuse_focus", "fuse_depth")
         )

@@ -16,7 +16,7 @@ def keep_memory() -> None:
     """Starts this program once more, keeping memory that it has freed, where the C library can (Linux, glibc).
 
     XLA asks for its buffers anew in every step, and the kernel fills them with zeros page by page: on a CPU that is a
-    fifth of a training step in pages of 2 MB, and twice that in pages of 4 kB (docs/performance.md). The C library
+    fifth of a training step in pages of 2 MB, and nearly half in pages of 4 kB (docs/performance.md). The C library
     reads its settings when a program starts, so they cannot be made later. Does nothing where GLIBC_TUNABLES already
     says something of malloc.
     """

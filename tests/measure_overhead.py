@@ -62,7 +62,7 @@ def main() -> None:
     """Measures and prints both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default=str(ROOT / "configs/lite.py"))
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40, help="a multiple of 4")
     parser.add_argument("--rounds", type=int, default=3)
     args, overrides = parser.parse_known_args()
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
