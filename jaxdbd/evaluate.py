@@ -18,7 +18,7 @@ from jaxdbd import input_pipeline, report, weights
 from jaxdbd.errors import UserError
 from jaxdbd.metrics import ImageScores, best_threshold, count_levels, summarize, summarize_ddff
 from jaxdbd.model import DepthDistilledDBD, normalize
-from jaxdbd.predict import predict
+from jaxdbd.predict import predict, to_size
 from jaxdbd.score import polarity_warning, worker_pool, write_csv, write_json
 from jaxdbd.sharding import batch_sharding, make_mesh, replicated
 from jaxdbd.structure import score_image
@@ -85,9 +85,8 @@ def focus_predictor(
 
 
 def to_map(p: Float32[np.ndarray, "s s"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Probabilities as the 8-bit map of a mask's (height, width): resized bilinearly, then rounded."""
-    resized = np.asarray(Image.fromarray(p).resize(shape[::-1], Image.Resampling.BILINEAR))
-    return np.rint(np.clip(resized, 0, 1) * 255).astype(np.uint8)
+    """Probabilities as the 8-bit map of a mask's (height, width) that `jaxdbd predict` would write."""
+    return np.rint(to_size(p, shape) * 255).astype(np.uint8)
 
 
 def focus_maps(
