@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
             "max_aspect": 4 / 3,
             "jitter": 0.1,
             "sharp": 0.0,
+            "tiled": 0.0,
             "blurred": 0.0,
             "refocused": 0.0,
             "pasted": 0.0,

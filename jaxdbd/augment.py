@@ -23,6 +23,7 @@ class Augmentation:
     max_aspect: float = 4 / 3  # and is stretched by at most this factor
     jitter: float = 0.1  # brightness, contrast and saturation change by at most this fraction (D-DFFNet's value)
     sharp: float = 0.0  # share replaced by a part wholly in focus, mask all 1
+    tiled: float = 0.0  # share replaced by a pattern of small copies of it or of a part in focus, mask all 1
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
@@ -86,6 +87,40 @@ def sharp_box(rng: np.random.Generator, mask: UInt8[np.ndarray, "h w"], min_side
         return None
     best = np.argmax(np.where(fits, heights * widths, 0))
     return lefts[best] / w, tops[best] / h, rights[best] / w, bottoms[best] / h
+
+
+def tile(
+    image: UInt8[np.ndarray, "h w 3"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    box: Box,
+    scale: float,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus."""
+    h, w = image.shape[:2]
+    shape = max(round((box[3] - box[1]) * h * scale), 1), max(round((box[2] - box[0]) * w * scale), 1)
+    part = resize(image, shape, box)
+    missing = [max(size - n, 0) for n in shape]
+    before = [int(rng.integers(m + 1)) for m in missing]
+    padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+    tiled = np.pad(part, (*padding, (0, 0)), mode="symmetric")[:size, :size]
+    if depth is not None:
+        near = resize(depth, shape, box, Image.Resampling.BILINEAR)
+        depth = np.pad(near, padding, mode="symmetric")[:size, :size]
+    return tiled, np.full((size, size), 255, np.uint8), depth
+
+
+def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Generator) -> tuple[Box, float] | None:
+    """What to `tile`: a part wholly in focus, or all of a photograph so small that its blur is gone, with the scale.
+
+    None where nothing large enough is in focus. Both are sharper than CUHK's photographs ever are at the network's
+    size, as those of many pixels will be, and the second has in focus what there is mostly a blurred ground.
+    """
+    if rng.random() < 0.5:
+        return WHOLE, size * rng.uniform(1 / 6, 1 / 3.5) / max(mask.shape)
+    box = sharp_box(rng, mask, size // 4)
+    return None if box is None else (box, rng.uniform(0.3, 0.6))
 
 
 def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -163,6 +198,10 @@ def augment(
 
     The same part of `above`, another photograph with mask and depth, is pasted over it.
     """
+    if settings.tiled and rng.random() < settings.tiled:
+        part = random_part(mask, size, rng)
+        if part is not None:
+            image, mask, depth = tile(image, depth, *part, size, rng)
     kind = rng.random()
     box = None
     if kind < settings.sharp:

@@ -18,6 +18,7 @@ from jaxdbd.augment import (
     random_region,
     resize,
     sharp_box,
+    tile,
 )
 
 PLAIN = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0)
@@ -73,6 +74,38 @@ def test_sharp_box_lies_in_focus_or_there_is_none(rng):
     assert mask[rows, columns].shape[0] >= 64
     assert sharp_box(rng, np.zeros((200, 300), np.uint8), 64) is None
     assert sharp_box(rng, np.full((50, 300), 255, np.uint8), 64) is None
+
+
+def test_tiling_repeats_a_part_and_its_depth(ramp, rng):
+    image, _, depth = ramp
+    box = (0.25, 0.5, 0.5, 1.0)  # 30 x 40 pixels
+    tiled, mask, near = tile(image, depth, box, 0.5, 100, rng)
+    assert tiled.shape == (100, 100, 3)
+    assert mask.shape == (100, 100)
+    assert mask.min() == 255
+    part = resize(image, (20, 15), box)[0, :, 0]
+    start = np.flatnonzero((tiled[0, :-1, 0] == part[0]) & (np.diff(tiled[0, :, 0].astype(int)) > 0))[0]
+    np.testing.assert_array_equal(tiled[0, start : start + 30, 0], np.concatenate([part, part[::-1]]))
+    np.testing.assert_allclose(near, tiled[..., 0] / 255, atol=0.03)
+    larger, _, none = tile(image, None, box, 1.0, 20, rng)
+    np.testing.assert_array_equal(larger[..., 0], image[40:60, 30:50, 0])
+    assert none is None
+
+
+def test_tiled_photographs_are_in_focus_all_over(ramp, rng):
+    image, _, depth = ramp
+    in_focus = np.zeros((80, 120), np.uint8)
+    in_focus[:, :60] = 255
+    shares = []
+    for mask in (np.zeros_like(in_focus), in_focus):
+        views = [augment(image, mask, depth, 64, Augmentation(jitter=0.0, tiled=1.0), rng) for _ in range(60)]
+        full = [(seen, near) for seen, m, near in views if m.min() == 255]
+        for seen, near in full:
+            np.testing.assert_allclose(near, seen[..., 0] / 255, atol=0.06)
+        shares.append((len(full) / len(views), np.mean([seen.max() <= 255 / 2 + 3 for seen, _ in full])))
+    # Without anything in focus, half: the whole photograph, made small. With it, the other half show that part alone.
+    assert shares[0] == (pytest.approx(0.5, abs=0.2), 0.0)
+    assert shares[1] == (1.0, pytest.approx(0.5, abs=0.2))
 
 
 def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
