@@ -101,12 +101,11 @@ class PointwiseConv(nn.Module):
     features: int
     use_bias: bool = True
     dtype: Any = jnp.float32
-    kernel_init: nn.initializers.Initializer = he_normal
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)).astype(self.dtype)
+        kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(self.dtype)
         x = per_platform(x.astype(self.dtype), kernel, Forms(jnp.dot, jnp.dot, pointwise_gradient))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

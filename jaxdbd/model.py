@@ -106,9 +106,6 @@ class DepthDistilledDBD(nn.Module):
         # The tap that joins each level's output: at strides 16, 8, 4, 2 and none, or at 32, 16, 8, 4, 2.
         joining = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
 
-        # Side outputs start near 0 and the fused ones as their mean (ours): drawn like other kernels, they started at
-        # ten times a depth's range, and depth was still on its way down when a short training ended.
-        near_zero = nn.initializers.variance_scaling(1e-3, "fan_in", "truncated_normal")
         x = taps[-1]
         sides = []
         for level, (width, tap) in enumerate(zip(widths, joining, strict=True), start=1):
@@ -116,8 +113,7 @@ class DepthDistilledDBD(nn.Module):
             x = DecoderLevel(width, upsample, self.srfb, self.srfb_select, self.dtype, name=f"level{level}")(x, train)
             if not self.full_resolution:
                 x = x + self._carry(tap, width, level)
-            side = PointwiseConv(1 + self.depth_head, dtype=self.dtype, kernel_init=near_zero, name=f"side{level}")
-            sides.append(side(x))
+            sides.append(PointwiseConv(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
             if level == len(widths):
                 break
             if self.sab:
@@ -127,10 +123,7 @@ class DepthDistilledDBD(nn.Module):
 
         sides = [side.astype(jnp.float32) for side in sides]
         fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
-        mean = nn.initializers.constant(1 / len(sides))
-        fuse_focus, fuse_depth = (
-            PointwiseConv(1, kernel_init=mean, name=name) for name in ("fuse_focus", "fuse_depth")
-        )
+        fuse_focus, fuse_depth = (PointwiseConv(1, name=name) for name in ("fuse_focus", "fuse_depth"))
         return Output(
             focus=fuse_focus(jnp.concatenate([s[..., :1] for s in fused], axis=-1)),
             depth=fuse_depth(jnp.concatenate([s[..., 1:] for s in fused], axis=-1)) if self.depth_head else None,
