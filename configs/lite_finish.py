@@ -3,8 +3,9 @@
     python train.py --config=configs/lite.py --workdir=DIR
     python train.py --config=configs/lite_finish.py --workdir=DIR2 --config.init_from=DIR/weights.safetensors
 
-6 epochs of CUHK at 320 pixels, 0.24 s per image on two cores: about 15 minutes, then MAE 0.047 on the
-test split (protocol ddff): the bundled weights.
+6 epochs of CUHK at 320 pixels, 0.24 s per image on two cores: about 15 minutes, then MAE 0.049 on the test split
+(protocol ddff): the bundled weights. A fifth of the photographs is repeated in small copies, without which MAE is 0.047,
+but grass and other fine grounds that are sharp are taken for blur.
 """
 
 import ml_collections
@@ -24,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.eval_every = 136  # two epochs
     c.augment.min_area = 0.5
     c.augment.sharp = 0.15
-    c.augment.blurred = 0.05
-    c.augment.refocused = 0.1
-    c.augment.pasted = 0.1
+    c.augment.tiled = 0.2
+    c.augment.refocused = 0.15
+    c.augment.pasted = 0.2
     return c

@@ -4,8 +4,9 @@
 
 Four photographs come with scikit-image, all free to show: the cat Chelsea (Stefan van der Walt, CC0), a coffee cup
 (Rachel Michetti, CC0), Eileen Collins (NASA, public domain), a Falcon 9 rocket (SpaceX, public domain). Four are scenes
-that data/synthetic.py renders, under a seed that no dataset uses. The failures are photographs of scikit-image that are
-sharp all over: brick, grass and gravel (CC0 Textures) and a page of text.
+that data/synthetic.py renders, under a seed that no dataset uses. The other picture has what is hard: China
+(danielbuechele, CC BY 2.0, from scikit-learn), coins (Brooklyn Museum, no known restrictions) and grass (CC0 Textures),
+sharp all over, and brick (CC0 Textures), once sharp and once blurred by a hundredth of its width.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 import skimage.data
 from PIL import Image
 from skimage.color import gray2rgb
+from sklearn.datasets import load_sample_image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -22,6 +24,7 @@ sys.path[:0] = [str(ROOT)]
 import jaxdbd  # noqa: E402
 from data import synthetic  # noqa: E402
 from jaxdbd import weights  # noqa: E402
+from jaxdbd.augment import defocus  # noqa: E402
 from jaxdbd.overlay import depth_colours, overlay  # noqa: E402
 from jaxdbd.viz import grey, panel  # noqa: E402
 
@@ -49,8 +52,9 @@ def main() -> None:
     scenes = synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]
     photographs += [synthetic.render(scene)[0] for scene in scenes]
     draw(model, variables, threshold, photographs, args.out / "gallery.jpg")
-    sharp = [gray2rgb(getattr(skimage.data, name)()) for name in ("brick", "grass", "gravel", "page")]
-    draw(model, variables, threshold, sharp, args.out / "failures.jpg")
+    coins, grass, brick = (gray2rgb(getattr(skimage.data, name)()) for name in ("coins", "grass", "brick"))
+    hard = [load_sample_image("china.jpg"), coins, grass, brick, defocus(brick, 0.01 * max(brick.shape))]
+    draw(model, variables, threshold, hard, args.out / "failures.jpg")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Genera
     if rng.random() < 0.5:
         return WHOLE, size * rng.uniform(1 / 6, 1 / 3.5) / max(mask.shape)
     box = sharp_box(rng, mask, size // 4)
-    return None if box is None else (box, rng.uniform(0.3, 0.6))
+    return None if box is None else (box, rng.uniform(0.4, 0.8))
 
 
 def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
