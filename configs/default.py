@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
             "jitter": 0.1,
             "sharp": 0.0,
             "tiled": 0.0,
+            "sky": 0.0,
             "blurred": 0.0,
             "refocused": 0.0,
             "pasted": 0.0,

@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.min_area = 0.5
     c.augment.sharp = 0.15
     c.augment.tiled = 0.2
+    c.augment.sky = 0.5
     c.augment.refocused = 0.15
     c.augment.pasted = 0.2
     return c

@@ -24,6 +24,7 @@ class Augmentation:
     jitter: float = 0.1  # brightness, contrast and saturation change by at most this fraction (D-DFFNet's value)
     sharp: float = 0.0  # share replaced by a part wholly in focus, mask all 1
     tiled: float = 0.0  # share replaced by a pattern of small copies of it or of a part in focus, mask all 1
+    sky: float = 0.0  # share of those wholly in focus that get a sky above, mask still all 1
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
@@ -100,15 +101,17 @@ def tile(
     """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus."""
     h, w = image.shape[:2]
     shape = max(round((box[3] - box[1]) * h * scale), 1), max(round((box[2] - box[0]) * w * scale), 1)
-    part = resize(image, shape, box)
     missing = [max(size - n, 0) for n in shape]
     before = [int(rng.integers(m + 1)) for m in missing]
     padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-    tiled = np.pad(part, (*padding, (0, 0)), mode="symmetric")[:size, :size]
-    if depth is not None:
-        near = resize(depth, shape, box, Image.Resampling.BILINEAR)
-        depth = np.pad(near, padding, mode="symmetric")[:size, :size]
-    return tiled, np.full((size, size), 255, np.uint8), depth
+
+    def repeat(array, resample):
+        part = resize(array, shape, box, resample)
+        return np.pad(part, padding + [(0, 0)] * (array.ndim - 2), mode="symmetric")[:size, :size]
+
+    image = repeat(image, Image.Resampling.BICUBIC)
+    depth = None if depth is None else repeat(depth, Image.Resampling.BILINEAR)
+    return image, np.full((size, size), 255, np.uint8), depth
 
 
 def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Generator) -> tuple[Box, float] | None:
@@ -121,6 +124,29 @@ def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Genera
         return WHOLE, size * rng.uniform(1 / 6, 1 / 3.5) / max(mask.shape)
     box = sharp_box(rng, mask, size // 4)
     return None if box is None else (box, rng.uniform(0.4, 0.8))
+
+
+def add_sky(
+    image: UInt8[np.ndarray, "s s 3"], depth: Float32[np.ndarray, "s s"] | None, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"] | None]:
+    """Lays a plain sky, as far away as depth goes, over a photograph down to a random skyline.
+
+    CUHK's plain grounds are blurred: a network that sees nothing else takes any sky for blur.
+    """
+    size = len(image)
+    knots = rng.standard_normal((1, int(rng.integers(4, 16)))).astype(np.float32)
+    hills_or_roofs = int(rng.choice([cv2.INTER_CUBIC, cv2.INTER_NEAREST]))
+    outline = cv2.resize(knots, (size, 1), interpolation=hills_or_roofs)
+    skyline = size * (rng.uniform(0.1, 0.7) + rng.uniform(0, 0.1) * outline)
+    alpha = np.clip(skyline - np.arange(size, dtype=np.float32)[:, None], 0, 1).astype(np.float32)
+    # Blue or grey above, paler at the horizon; clear or with soft clouds.
+    zenith = rng.uniform(90, 255) * (1 - rng.uniform() * np.array([0.7, 0.4, 0.0]))
+    horizon = zenith + rng.uniform() * (rng.uniform(180, 255) - zenith)
+    height = np.linspace(0, 1, size)[:, None, None]
+    clouds = cv2.resize(rng.standard_normal((4, 6)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    sky = zenith * (1 - height) + horizon * height + rng.choice([0, rng.uniform(0, 20)]) * clouds[..., None]
+    image = cv2.blendLinear(image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
+    return image, None if depth is None else depth * (1 - alpha)
 
 
 def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -211,6 +237,8 @@ def augment(
         box = random_box(rng, settings.min_area, settings.max_aspect)
     flip = settings.flip and rng.random() < 0.5
     image, mask, depth = crop_and_resize(image, mask, depth, size, box, flip)
+    if settings.sky and mask.mean() > 254 and rng.random() < settings.sky:
+        image, depth = add_sky(image, depth, rng)
     if above is not None:
         other = crop_and_resize(*above, size, box, settings.flip and rng.random() < 0.5)
         image, mask, depth = paste((image, mask, depth), other)

@@ -108,6 +108,24 @@ def test_tiled_photographs_are_in_focus_all_over(ramp, rng):
     assert shares[1] == (1.0, pytest.approx(0.5, abs=0.2))
 
 
+def test_a_sky_lies_above_what_is_wholly_in_focus(rng):
+    image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    in_focus, near = np.full((96, 96), 255, np.uint8), np.ones((96, 96), np.float32)
+    settings = dataclasses.replace(PLAIN, sky=1.0)
+    shares = []
+    for _ in range(50):
+        seen, mask, depth = augment(image, in_focus, near, 96, settings, rng)
+        assert mask.min() == 255
+        assert np.diff(depth, axis=0).min() >= 0  # far in the sky, near below it, in every column
+        np.testing.assert_allclose(seen[depth == 1], image[depth == 1], atol=1)
+        plain = depth == 0
+        shares.append(plain.mean())
+        assert np.abs(np.diff(seen.astype(int), axis=1))[plain[:, 1:] & plain[:, :-1]].mean() < 3
+    assert 0.2 < np.mean(shares) < 0.6
+    in_focus[:48] = 0
+    np.testing.assert_array_equal(augment(image, in_focus, near, 96, settings, rng)[0], image)
+
+
 def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 255
