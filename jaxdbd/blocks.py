@@ -29,7 +29,7 @@ class ConvReluNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
         if self.kernel == 1:
-            x = PointwiseConv(self.features, dtype=self.dtype, name="conv")(x)
+            x = PointwiseConv(self.features, kernel_init=he_normal, dtype=self.dtype, name="conv")(x)
         else:
             sides = (self.kernel, self.kernel)
             x = nn.Conv(self.features, sides, dtype=self.dtype, kernel_init=he_normal, name="conv")(x)

@@ -67,7 +67,7 @@ class ConvNorm(nn.Module):
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
         if self.kernel == 1:
             x = x[:, :: self.stride, :: self.stride]
-            x = PointwiseConv(self.features, use_bias=False, dtype=self.dtype, name="conv")(x)
+            x = PointwiseConv(self.features, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="conv")(x)
         else:
             x = nn.Conv(
                 self.features,

@@ -96,16 +96,17 @@ def pointwise_gradient(x, kernel, dy):
 
 
 class PointwiseConv(nn.Module):
-    """A 1x1 convolution, which is a matrix product; the parameters are those of `nn.Dense`."""
+    """A 1x1 convolution, which is a matrix product; the parameters and their start are those of `nn.Dense`."""
 
     features: int
     use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w {self.features}"]:
         """Maps [B, H, W, C] to [B, H, W, features]."""
-        kernel = self.param("kernel", he_normal, (x.shape[-1], self.features)).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)).astype(self.dtype)
         x = per_platform(x.astype(self.dtype), kernel, Forms(jnp.dot, jnp.dot, pointwise_gradient))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

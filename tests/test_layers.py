@@ -45,7 +45,7 @@ def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
     x = random(2, 5, 6, 3)
     dense, ours = nn.Dense(4), layers.PointwiseConv(4)
     variables = dense.init(jax.random.key(0), x)
-    assert jax.tree.map(jnp.shape, ours.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), variables)
 
     def value_and_gradients(layer):
         return jax.value_and_grad(lambda v, x: jnp.sin(layer.apply(v, x)).sum(), argnums=(0, 1))(variables, x)
