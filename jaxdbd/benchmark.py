@@ -185,8 +185,8 @@ def measure(
     median = statistics.median(times)
     low, _, high = statistics.quantiles(times, n=4)
     return figures | {
-        "ms_per_image": round(median / batch * 1e3, 2),
-        "ms_per_image_quartiles": [round(low / batch * 1e3, 2), round(high / batch * 1e3, 2)],
+        "ms_per_image": round(median / batch * 1e3, 3),
+        "ms_per_image_quartiles": [round(low / batch * 1e3, 3), round(high / batch * 1e3, 3)],
         "images_per_s": round(batch / median, 2),
         "peak_rss_mb": round(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), 1
