@@ -126,6 +126,11 @@ def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Genera
     return None if box is None else (box, rng.uniform(0.4, 0.8))
 
 
+def smooth_noise(rng: np.random.Generator, knots: tuple[int, int], size: int) -> Float32[np.ndarray, "s s"]:
+    """Normal noise on a grid of `knots` (rows, columns), bent smoothly into a square between them."""
+    return cv2.resize(rng.standard_normal(knots).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+
+
 def add_sky(
     image: UInt8[np.ndarray, "s s 3"], depth: Float32[np.ndarray, "s s"] | None, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"] | None]:
@@ -143,7 +148,7 @@ def add_sky(
     zenith = rng.uniform(90, 255) * (1 - rng.uniform() * np.array([0.7, 0.4, 0.0]))
     horizon = zenith + rng.uniform() * (rng.uniform(180, 255) - zenith)
     height = np.linspace(0, 1, size)[:, None, None]
-    clouds = cv2.resize(rng.standard_normal((4, 6)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    clouds = smooth_noise(rng, (4, 6), size)
     sky = zenith * (1 - height) + horizon * height + rng.choice([0, rng.uniform(0, 20)]) * clouds[..., None]
     image = cv2.blendLinear(image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
     return image, None if depth is None else depth * (1 - alpha)
@@ -167,7 +172,7 @@ def random_blur(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> 
 
 def random_region(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
     """1 in a smooth shape that covers between a fifth and four fifths of a square, 0 elsewhere, soft in between."""
-    field = cv2.resize(rng.standard_normal((4, 4)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    field = smooth_noise(rng, (4, 4), size)
     region = (field > np.quantile(field, rng.uniform(0.2, 0.8))).astype(np.float32)
     return cv2.GaussianBlur(region, (0, 0), max(size / 128, 1))
 
