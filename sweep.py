@@ -16,9 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxdbd.config import load_config, load_module
 from jaxdbd.errors import UserError
-from jaxdbd.logs import read_metrics
+from jaxdbd.training.config import load_config, load_module
+from jaxdbd.training.logs import read_metrics
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
 MEASURES = {"mae": "MAE ↓", "f": "F ↑", "iou": "IoU ↑"}

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from jaxdbd import sharding, startup
-from jaxdbd.config import load_config
 from jaxdbd.errors import UserError
-from jaxdbd.train import train
+from jaxdbd.training.config import load_config
+from jaxdbd.training.loop import train
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:

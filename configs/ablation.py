@@ -12,7 +12,7 @@ its control: the same on rendered scenes, with the scene's own depth for a teach
 import ml_collections
 
 from configs import default, demo, lite
-from jaxdbd.config import pick_run
+from jaxdbd.training.config import pick_run
 
 NO_DEPTH = {"model.depth_head": False, "gamma": 0.0}
 PAPER = {

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
     c.size = 320  # side of the square the network sees (paper)
     c.augment = ml_collections.ConfigDict(
-        {  # jaxdbd/augment.py says what each means; flip and jitter as in D-DFFNet, the rest ours
+        {  # jaxdbd/input/augment.py says what each means; flip and jitter as in D-DFFNet, the rest ours
             "flip": True,
             "min_area": 0.4,
             "max_aspect": 4 / 3,
@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.init_from = ""  # a .safetensors file to start the whole network from
     c.dtype = "float32"  # of the computation; bfloat16 for accelerators
     c.model = ml_collections.ConfigDict(
-        {  # jaxdbd/model.py says what each means
+        {  # jaxdbd/network/model.py says what each means
             "widths": ml_collections.config_dict.placeholder(tuple),
             "full_resolution": True,
             "depth_head": True,

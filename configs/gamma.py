@@ -9,7 +9,7 @@ The paper finds a valley at 0.1. Lite0 instead of VGG19: add --config.encoder=li
 import ml_collections
 
 from configs import default
-from jaxdbd.config import pick_run
+from jaxdbd.training.config import pick_run
 
 RUNS = {name: {"gamma": float(name)} for name in ("0.01", "0.05", "0.1", "1", "5")}
 

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from data import sources
-from data.parallel import parallel_map
 from jaxdbd.errors import UserError
+from jaxdbd.parallel import parallel_map
+from jaxdbd.photos import upright_rgb
 
 # Choice of ours. Copies of a photograph that were scaled or compressed again differ in 0-6 of the 64 bits; the two most
 # alike of CUHK's training and test photographs, which show different things, differ in 14.
@@ -81,10 +82,11 @@ def inspect(pair: sources.Pair) -> Finding:
             return Finding(f"{path}: cannot be decoded as a {what} ({reason}); copy it again")
         if what == "photograph":
             conversion = sources.conversion(opened[what], encoded)
-    photo, mask = sources.upright_rgb(opened["photograph"]), sources.grey(opened["mask"])
+    as_stored = opened["photograph"].size
+    photo, mask = upright_rgb(opened["photograph"]), sources.grey(opened["mask"])
     height, width = mask.shape
     if photo.size != (width, height):
-        if opened["photograph"].size == (width, height):
+        if as_stored == (width, height):
             return Finding(
                 f"{pair.image}: its EXIF tag turns it to {photo.width}x{photo.height}, but {pair.mask.name} is "
                 f"{width}x{height}, not turned; turn the mask or remove the tag"

@@ -11,7 +11,7 @@ from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import sources, teachers
-from data.parallel import parallel_map
+from jaxdbd.parallel import parallel_map
 
 TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {"synthetic": "thin-lens renderings"}
 

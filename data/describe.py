@@ -1,16 +1,18 @@
 """What a built dataset holds: figures, a test of the teacher's polarity, and a sheet of examples to look at."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-TILE, GAP = (200, 150), 6  # width and height of each picture on the sheet, and what is left between examples
+from jaxdbd.files import whole_file
+from jaxdbd.panels import grey, panel
 
 
 def depth_auc(depth: Float16[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "H W"]) -> float:
@@ -80,20 +82,18 @@ def describe(folder: Path, sheet: Path) -> None:
 
 
 def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
-    """Draws examples spread over all splits, three pictures each, and saves them as one image."""
+    """Draws examples spread over all splits, `columns` of them in a row, and saves them as one image."""
     builder = tfds.builder_from_directory(folder)
     everything = [(source, i) for source in builder.as_data_source().values() for i in range(len(source))]
     chosen = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))
-    tile = np.array(TILE)
-    pitch = tile * (3, 1) + GAP
-    canvas = Image.new("RGB", tuple(int(v) for v in pitch * (columns, -(-len(chosen) // columns))), "white")
-    for place, index in enumerate(chosen):
-        source, i = everything[index]
-        record = source[i]
-        pictures = [record["image"], record["mask"][..., 0]]
-        if "depth" in record:
-            pictures.append(np.round(record["depth"][..., 0].astype(np.float32) * 255).astype(np.uint8))
-        left, top = (int(v) for v in pitch * (place % columns, place // columns))
-        for k, picture in enumerate(pictures):
-            canvas.paste(Image.fromarray(picture).convert("RGB").resize(TILE), (left + k * TILE[0], top))
-    canvas.save(path)
+    shown = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]
+    rows = [list(itertools.chain(*shown[i : i + columns])) for i in range(0, len(shown), columns)]
+    titles = ["photograph", "mask", "depth"][: len(shown[0])] * min(columns, len(shown))
+    with whole_file(path) as unfinished:
+        Image.fromarray(panel(rows, titles, side=200)).save(unfinished, "PNG")
+
+
+def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Photograph, mask and, where there is one, depth."""
+    maps = [record["mask"][..., 0] / np.float32(255)] + [record["depth"][..., 0]] * ("depth" in record)
+    return [record["image"], *map(grey, maps)]

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import files_by_stem, read_names
+from jaxdbd.photos import SUFFIXES, upright_rgb
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 EXIF_ORIENTATION = 274
 
 
@@ -148,9 +149,10 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
         raise UserError(f"no folder {manual_dir}: --manual_dir must name the folder of {source.title}")
     splits, problems = {}, []
     for split, (images, masks) in source.folders.items():
-        photos, found = _by_stem(_locate(source, manual_dir, images), source.skip)
-        labels, found_too = _by_stem(_locate(source, manual_dir, masks), source.skip)
-        problems += found + found_too
+        (photos, twice), (labels, twice_too) = (
+            files_by_stem(_locate(source, manual_dir, name), SUFFIXES, source.skip) for name in (images, masks)
+        )
+        problems += [f"{path}: same name as {other.name}; keep one of them" for other, path in twice + twice_too]
         problems += [f"{photos[key]}: no mask of that name in {masks}/" for key in sorted(photos.keys() - labels)]
         problems += [
             f"{labels[key]}: no photograph of that name in {images}/" for key in sorted(labels.keys() - photos)
@@ -158,9 +160,9 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
         both = sorted(photos.keys() & labels.keys())
         splits[split] = {key: Pair(photos[key].stem, photos[key], labels[key], source.white) for key in both}
         if split == "train" and source.test_list is not None:
-            lists = {"test": _read_names(source.test_list)}
+            lists = {"test": read_names(source.test_list, SUFFIXES)}
             if source.train_list is not None:
-                lists["train"] = _read_names(source.train_list)
+                lists["train"] = read_names(source.train_list, SUFFIXES)
                 twice = sorted(lists["train"].keys() & lists["test"])
                 problems += [
                     f"{lists['test'][key]}: in both {source.train_list} and {source.test_list}" for key in twice
@@ -187,25 +189,6 @@ def _locate(source: Source, manual_dir: Path, name: str) -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"no folder {manual_dir / name}: if yours has another name, give it with --images or --masks")
-
-
-def _by_stem(folder: Path, skip: str | None) -> tuple[dict[str, Path], list[str]]:
-    files, problems = {}, []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or (skip and path.match(skip)):
-            continue
-        key = path.stem.casefold()
-        if key in files:
-            problems.append(f"{path}: same name as {files[key].name}; keep one of them")
-        files.setdefault(key, path)
-    return files, problems
-
-
-def _read_names(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        raise UserError(f"no list of names {path}: give a text file with one photograph's name a line")
-    names = [line.strip() for line in path.read_text().splitlines()]
-    return {Path(name).stem.casefold(): name for name in names if name}
 
 
 def load(pair: Pair) -> dict:
@@ -237,12 +220,6 @@ def conversion(file: Image.Image, encoded: bytes) -> str | None:
     if file.mode != "RGB":
         return f"{file.mode} turned into RGB"
     return None if file.format in ("JPEG", "PNG") else f"{file.format} turned into PNG"
-
-
-def upright_rgb(file: Image.Image) -> Image.Image:
-    """Turned by its EXIF tag, 8-bit, three channels. Transparency is dropped, 16 bits are cut to the upper 8."""
-    image = ImageOps.exif_transpose(file)
-    return Image.fromarray(grey(image)).convert("RGB") if image.mode.startswith("I") else image.convert("RGB")
 
 
 def read_mask(pair: Pair) -> Bool[np.ndarray, "h w"]:

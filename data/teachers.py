@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from jaxtyping import Float, Float16
 from PIL import Image
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import whole_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Polarity `near`: larger output = nearer (disparity). `far`: larger output = farther (depth).
@@ -120,10 +120,8 @@ def digest(content: dict) -> str:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    # Written aside and renamed, so that a build killed here leaves no half file behind.
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.save(file, array)
-    os.replace(file.name, path)
 
 
 # ---- a folder of depth maps ----

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps
 
 from jaxdbd.errors import UserError
+from jaxdbd.photos import SUFFIXES, read_photograph
 
 Generator = np.random.Generator
 Texture = Float[np.ndarray, "s s 3"]
@@ -155,11 +155,7 @@ def photograph(rng: Generator, size: int, folder: Path) -> Texture:
     """A square part of one of the photographs in `folder`, which should be in focus all over."""
     files = photographs(folder)
     path = files[rng.integers(len(files))]
-    try:
-        with Image.open(path) as file:
-            photo = np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: not a photograph that can be read ({error}); take it out of --textures") from None
+    photo = np.asarray(read_photograph(path))
     side = int(min(photo.shape[:2]) * rng.uniform(0.5, 1.0))
     top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
     part = cv2.resize(photo[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
@@ -169,10 +165,9 @@ def photograph(rng: Generator, size: int, folder: Path) -> Texture:
 @functools.cache
 def photographs(folder: Path) -> list[Path]:
     """The photographs below a folder, sorted."""
-    suffixes = {".jpg", ".jpeg", ".png"}
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in suffixes) if folder.is_dir() else []
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if not files:
-        raise UserError(f"no photographs (.jpg, .png) in {folder}: --textures must name a folder of them")
+        raise UserError(f"no photographs in {folder}: --textures must name a folder of them")
     return files
 
 

@@ -27,7 +27,7 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"jaxdbd {name}: {summary}.", allow_abbrev=False)
         if name == chosen:
-            importlib.import_module(f"jaxdbd.{name}").add_arguments(command)
+            importlib.import_module(f"jaxdbd.commands.{name}").add_arguments(command)
     return parser
 
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     keep_compiled_programs()
     try:
-        return importlib.import_module(f"jaxdbd.{args.command}").run(args) or 0
+        return importlib.import_module(f"jaxdbd.commands.{args.command}").run(args) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -102,16 +102,20 @@ def read_photograph(path: str | Path) -> Image.Image:
         if not path.stat().st_size:
             raise UserError(f"{path}: the file is empty")
         with Image.open(path) as picture:
-            picture.load()
-            # In place: a copy of a large photograph costs more memory than the network.
-            ImageOps.exif_transpose(picture, in_place=True)
-            return as_rgb(picture)
+            return upright_rgb(picture)
     except UnidentifiedImageError as error:
         raise UserError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a broken file can make a decoder raise anything: struct.error, IndexError, ...
         raise UserError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from error
+
+
+def upright_rgb(picture: Image.Image) -> Image.Image:
+    """An opened file as 8-bit RGB, turned as its EXIF says. It changes `picture`: copies cost memory."""
+    picture.load()
+    ImageOps.exif_transpose(picture, in_place=True)
+    return as_rgb(picture)
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxdbd import weights
-from jaxdbd.model import DepthDistilledDBD
+from jaxdbd.network.model import DepthDistilledDBD
 
 
 def drawn(model: DepthDistilledDBD) -> dict:

@@ -31,7 +31,7 @@ def test_mistyped_command_lines_fail(argv, capsys):
 
 
 def test_users_mistake_is_one_line_and_a_fault_of_ours_is_loud(monkeypatch, capsys):
-    from jaxdbd import compare
+    from jaxdbd.commands import compare
 
     def fail(error):
         def run(args):

@@ -17,7 +17,7 @@ from jaxdbd.errors import UserError
 PER_DEVICE = """
 import json, jax, numpy as np
 from jaxdbd import sharding, weights
-from jaxdbd.model import DepthDistilledDBD
+from jaxdbd.network.model import DepthDistilledDBD
 
 mesh = sharding.make_mesh()
 shapes = weights.shapes(DepthDistilledDBD(encoder="vgg19"))["params"]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
 from configs import lite  # noqa: E402
-from jaxdbd.encoders import CENTRED, ENCODERS, ConvNorm, EncoderSpec  # noqa: E402
+from jaxdbd.network.encoders import CENTRED, ENCODERS, ConvNorm, EncoderSpec  # noqa: E402
 
 CHANNELS = (8, 16, 32, 64, 128)
 

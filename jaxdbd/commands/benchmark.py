@@ -1,0 +1,244 @@
+"""`jaxdbd benchmark`: time, memory and arithmetic of a network, of a training step, or of the input pipeline."""
+
+import argparse
+import io
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from PIL import Image
+
+from jaxdbd import weights
+from jaxdbd.commands.profile import seconds_by_kind
+from jaxdbd.errors import UserError
+from jaxdbd.files import write_whole
+from jaxdbd.inference import probability_and_nearness
+from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.pipeline import training_batches
+from jaxdbd.network.encoders import ENCODERS
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.scoring import report
+from jaxdbd.sharding import make_mesh
+from jaxdbd.training.config import load_config
+from jaxdbd.training.loop import compile_steps
+
+ARCHS = {"lite": "lite0", **{name: name for name in ENCODERS}}
+PHOTO = (427, 640)  # height and width of CUHK's median photograph
+CONFIG = Path(__file__).parents[2] / "configs" / "lite.py"  # of the checkout
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `jaxdbd benchmark`."""
+    parser.add_argument("--weights", help="time this network instead of --arch")
+    parser.add_argument("--arch", choices=ARCHS, default="lite", help="encoder, with its usual decoder (lite)")
+    parser.add_argument("--size", type=int, default=320, help="side of the square in pixels (320)")
+    parser.add_argument(
+        "--batch", type=int, nargs="+", default=[4], help="images per call; several are timed in turn (4)"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation")
+    parser.add_argument(
+        "--mode",
+        choices=["fwd", "train", "input", "loop"],
+        default="fwd",
+        help="the network; a training step; the input pipeline alone; training steps fed by it",
+    )
+    parser.add_argument(
+        "--config", default=str(CONFIG), help="whose losses, optimizer and augmentation train, loop and input take"
+    )
+    parser.add_argument("--repeats", type=int, default=10, help="timed calls; the median is reported (10)")
+    parser.add_argument("--operations", action="store_true", help="also profile where the time goes, by operation")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+
+
+def photographs(count: int) -> list[dict]:
+    """Records as `open_split` gives them, of made-up photographs in CUHK's median size."""
+    rng = np.random.default_rng(0)
+
+    def encode(array, kind, **options):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    made = []
+    for i in range(count):
+        coarse = rng.integers(0, 256, (27, 40, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(coarse).resize(PHOTO[::-1], Image.Resampling.BICUBIC))
+        mask = ((image[..., 0] > 127) * 255).astype(np.uint8)
+        record = {"id": f"made_up{i}", "image": encode(image, "JPEG", quality=90), "mask": encode(mask, "PNG")}
+        made.append({**record, "depth": rng.random((224, 224, 1)).astype(np.float16)})
+    return made
+
+
+def seconds_per_call(call: Callable[[], Any], repeats: int) -> list[float]:
+    """Times of `repeats` calls, each waited for, after one that is not counted."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def matmul_flops_per_second(dtype: str) -> float:
+    """What a 2048 x 2048 matrix product reaches here: the yardstick for everything else."""
+    n = 2048
+    a = jnp.ones((n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    return 2 * n**3 / statistics.median(seconds_per_call(lambda: product(a, a), 10))
+
+
+def compile_timed(function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """The compiled program, and the seconds that tracing and compiling took."""
+    start = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    return program, time.perf_counter() - start
+
+
+def peak_bytes(program: Any) -> int:
+    """Arguments, results and temporaries of a compiled program, as XLA plans them."""
+    plan = program.memory_analysis()
+    return int(
+        plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes - plan.alias_size_in_bytes
+    )
+
+
+def program_and_call(
+    model: DepthDistilledDBD, variables: Any, mode: str, feed: Any, config: ml_collections.ConfigDict | None
+) -> tuple[Any, float, Callable[[], Any]]:
+    """A compiled program, its compile time, and a call that runs it once on a fresh or kept batch."""
+    rows = next(feed)
+    rows.pop("id")
+    rows = {k: jnp.asarray(v) for k, v in rows.items()}
+    if mode == "fwd":
+        program, seconds = compile_timed(jax.jit(partial(probability_and_nearness, model)), variables, rows["image"])
+        return program, seconds, lambda: program(variables, rows["image"])
+
+    steps = compile_steps(config, model, updates=1000, mesh=make_mesh(jax.devices()[:1]))
+    state = steps.make_state(variables)
+    program, seconds = compile_timed(steps.train, state, rows)
+
+    def call():
+        nonlocal state
+        fed = rows
+        if mode == "loop":
+            fed = next(feed)
+            fed.pop("id")
+        state, metrics = program(state, fed)
+        return metrics
+
+    return program, seconds, call
+
+
+def measure(
+    model: DepthDistilledDBD,
+    variables: Any,
+    arch: str,
+    mode: str,
+    size: int,
+    batch: int,
+    repeats: int,
+    config: ml_collections.ConfigDict | None = None,
+    operations: bool = False,
+) -> dict:
+    """The figures of one setting; times are medians, the spread is the quartiles.
+
+    `config` is that of a training, for every mode but fwd: its losses, optimizer and augmentation are taken. With
+    `operations` also the milliseconds per image in each kind of operation.
+    """
+    augmentation = Augmentation(**config.augment) if config else Augmentation()
+    feed = training_batches(photographs(64), size=size, batch_size=batch, seed=0, augmentation=augmentation)
+    figures = {"arch": arch, "size": size, "batch": batch, "mode": mode}
+    if mode == "input":
+        times = seconds_per_call(lambda: next(feed)["image"], max(repeats, 200 // batch))
+    else:
+        program, compile_seconds, call = program_and_call(model, variables, mode, feed, config)
+        times = seconds_per_call(call, repeats)
+        cost = program.cost_analysis()
+        flops = cost.get("flops", 0.0)
+        rate = flops / statistics.median(times)
+        figures |= {
+            "dtype": str(jnp.dtype(model.dtype)),
+            "compile_s": round(compile_seconds, 2),
+            "gflop_per_image": round(flops / batch / 1e9, 3),
+            "gb_moved_per_image": round(cost.get("bytes accessed", 0.0) / batch / 1e9, 3),
+            "gflop_per_s": round(rate / 1e9, 1),
+            "share_of_matmul": round(rate / matmul_flops_per_second(str(jnp.dtype(model.dtype))), 3),
+            "program_mb": round(peak_bytes(program) / 1e6, 1),
+        }
+        if operations:
+            seconds = seconds_by_kind(program, call, repeats)
+            figures["ms_by_operation"] = {kind: round(s / batch * 1e3, 2) for kind, s in seconds.items()}
+    median = statistics.median(times)
+    low, _, high = statistics.quantiles(times, n=4)
+    return figures | {
+        "ms_per_image": round(median / batch * 1e3, 3),
+        "ms_per_image_quartiles": [round(low / batch * 1e3, 3), round(high / batch * 1e3, 3)],
+        "images_per_s": round(batch / median, 2),
+        "peak_rss_mb": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), 1
+        ),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def table(rows: Sequence[dict]) -> None:
+    """Prints the figures, a row per setting."""
+    titles = {
+        "arch": "network",
+        "mode": "mode",
+        "batch": "batch",
+        "ms_per_image": "ms/image",
+        "images_per_s": "images/s",
+        "gflop_per_image": "GFLOP",
+        "gflop_per_s": "GFLOP/s",
+        "share_of_matmul": "of matmul",
+        "program_mb": "MB",
+        "compile_s": "compile s",
+    }
+    first = rows[0]
+    names = [name for name in titles if name in first]
+    heading = f"{first['device']}, {first['size']} pixels, {first.get('dtype', 'uint8')}"
+    report.print_rows(heading, [titles[name] for name in names], [[str(row[name]) for name in names] for row in rows])
+    for row in rows:
+        if spent := row.get("ms_by_operation"):
+            title = f"batch {row['batch']}, by operation"
+            whole = sum(spent.values())
+            shares = [[kind, f"{ms:.2f}", f"{100 * ms / whole:.0f} %"] for kind, ms in spent.items()]
+            report.print_rows(title, ["operation", "ms/image", "share"], shares)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures every batch size asked for, prints the table, and writes the JSON: one object, or a list of several."""
+    if args.weights:
+        model, variables = weights.load(args.weights)
+        model, arch = model.clone(dtype=jnp.dtype(args.dtype)), model.encoder
+    else:
+        arch, encoder = args.arch, ARCHS[args.arch]
+        model = DepthDistilledDBD(
+            encoder, full_resolution=not encoder.startswith("lite"), dtype=jnp.dtype(args.dtype), size=args.size
+        )
+        rng = np.random.default_rng(0)  # which numbers the weights are does not change the time, if they are not zero
+        variables = jax.tree.map(
+            lambda s: jnp.asarray(rng.uniform(0.01, 0.02, s.shape), s.dtype), weights.shapes(model)
+        )
+    if args.operations and args.mode == "input":
+        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
+    config = None if args.mode == "fwd" else load_config(args.config)
+    rows = [
+        measure(model, variables, arch, args.mode, args.size, batch, args.repeats, config, args.operations)
+        for batch in args.batch
+    ]
+    table(rows)
+    if args.json:
+        write_whole(args.json, json.dumps(rows[0] if len(rows) == 1 else rows, indent=2) + "\n")

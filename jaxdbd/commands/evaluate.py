@@ -1,0 +1,111 @@
+"""`jaxdbd evaluate`: a network on a built dataset, under every protocol."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxdbd import weights
+from jaxdbd.errors import UserError
+from jaxdbd.files import make_folder, whole_file
+from jaxdbd.inference import predict
+from jaxdbd.input import pipeline
+from jaxdbd.panels import example_panel, grey, panel
+from jaxdbd.scoring import report
+from jaxdbd.scoring.maps import SCALES, TTA, focus_predictor, score_records
+from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
+from jaxdbd.sharding import make_mesh, replicated
+
+PANEL_ROWS = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `jaxdbd evaluate`."""
+    parser.add_argument("--weights", required=True, help="a .safetensors file, a training workdir, or a bundled name")
+    parser.add_argument("--dataset", required=True, help="a built dataset, such as dbd/cuhk")
+    parser.add_argument("--split", default="test", help="its split (test)")
+    parser.add_argument("--data_dir", help="where the dataset was built (TFDS's own folder)")
+    parser.add_argument("--out", type=Path, help="write report.md, the tables and the maps here")
+    parser.add_argument("--tta", default="", help="average over flip, scales or flip,scales (none)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per device (8)")
+
+
+def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScores]) -> None:
+    """worst.png and best.png: the photographs with the largest and the smallest MAE."""
+    rows = [x.row() for x in images]
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["mae"], rows[i]["id"]))
+    for name, chosen in {"best": order[:PANEL_ROWS], "worst": order[::-1][:PANEL_ROWS]}.items():
+        pictures, captions = [], []
+        for i in chosen:
+            example = pipeline.decode(records[i])
+            focus = np.asarray(Image.open(out / "maps" / f"{example.id}.png")) / np.float32(255)
+            mask = example.mask / np.float32(255)
+            pictures.append([example.image, *map(grey, (mask, focus, np.abs(focus - mask)))])
+            captions.append(f"{example.id}   MAE {rows[i]['mae']:.3f}   ddff F {rows[i]['ddff_f']:.3f}")
+        save_picture(out / f"{name}.png", panel(pictures, ("photograph", "mask", "map", "error"), captions=captions))
+
+
+def save_picture(path: Path, pixels: np.ndarray) -> None:
+    """Writes a uint8 [h, w, 3] as a PNG, whole or not at all."""
+    with whole_file(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, "PNG")
+
+
+def parse_tta(text: str) -> tuple[str, ...]:
+    """The names of --tta. Raises UserError for one that there is not."""
+    names = tuple(name for name in text.split(",") if name)
+    if unknown := [name for name in names if name not in TTA]:
+        raise UserError(f"--tta={text}: there is no {unknown[0]!r}, only {' and '.join(TTA)}")
+    return names
+
+
+def describe_tta(tta: Sequence[str]) -> str:
+    """How the table names the averaging."""
+    described = {"flip": "flip", "scales": "scales " + " ".join(f"{s:g}" for s in SCALES)}
+    return ", ".join(described[name] for name in tta) or "none"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate args.weights on args.dataset, print the table, and write the report where args.out says."""
+    tta = parse_tta(args.tta)
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size={args.batch_size}: must be at least 1")
+    model, variables = weights.load(args.weights)
+    size = model.size
+    records = pipeline.open_split(args.dataset, args.split, args.data_dir)
+    mesh = make_mesh()
+    variables = jax.device_put(variables, replicated(mesh))
+    predict_batch = partial(focus_predictor(model, mesh, tta), variables)
+    if args.out:
+        make_folder(args.out / "maps")
+    images = score_records(
+        predict_batch, records, size, args.batch_size * mesh.size, args.out / "maps" if args.out else None
+    )
+
+    facts = {
+        "dataset": args.dataset,
+        "split": args.split,
+        "weights": args.weights,
+        "size": size,
+        "tta": describe_tta(tta),
+    }
+    results = {"name": Path(args.weights).stem, **facts, **summarize(images)}
+    title = f"{args.weights} on {args.dataset} {args.split}, {len(images)} images, {size}x{size}, TTA: {facts['tta']}"
+    report.print_table(title, [results])
+    if warning := polarity_warning(results):
+        print(warning)
+    if args.out:
+        report.write_json(args.out / "results.json", results, images)
+        report.write_csv(args.out / "per_image.csv", images)
+        report.write_results_csv(args.out / "results.csv", results)
+        report.draw_pr_curves(args.out / "pr.png", [results])
+        draw_extremes(args.out, records, images)
+        shown = [pipeline.decode(records[i]) for i in range(min(PANEL_ROWS, len(records)))]
+        predictions = [predict(model, variables, example.image) for example in shown]
+        save_picture(args.out / "panel.png", example_panel(shown, predictions))
+        report.write_markdown(args.out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)
+        print(f"wrote {args.out}/report.md")

@@ -1,0 +1,251 @@
+"""The network as an ONNX graph, written layer by layer from the weights: what network/ computes, in ONNX's words.
+
+ONNX is NCHW and its kernels OIHW; every layer here is the plain one that convolutions.py computes in a faster form.
+"""
+
+import numpy as np
+import onnx
+from flax.traverse_util import flatten_dict
+from onnx import TensorProto, helper, numpy_helper
+
+from jaxdbd.network.convolutions import same_padding
+from jaxdbd.network.encoders import EFFICIENTNET_FACTORS, EFFICIENTNET_STAGES, ENCODERS, VGG_DEPTHS
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.weights import Variables
+
+OPSET = 17  # the oldest with every operator used; of 2022
+
+
+class Graph:
+    """A graph under construction: each method appends a node and returns the name of its output, a feature map."""
+
+    def __init__(self, variables: Variables):
+        self.weights = {name: np.asarray(leaf, np.float32) for name, leaf in flatten_dict(variables, sep="/").items()}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes):
+        """Appends a node; returns the name of its output, or a list of names for several."""
+        names = [f"{op}_{len(self.nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, **attributes))
+        return names if outputs > 1 else names[0]
+
+    def constant(self, name: str, values, dtype=np.float32) -> str:
+        """Stores a tensor under a name, and returns the name."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values, dtype), name)
+        return name
+
+    def has(self, layer: str) -> bool:
+        """Whether the network has a layer of this name."""
+        return any(name.startswith(f"params/{layer}/") for name in self.weights)
+
+    def channels(self, layer: str) -> int:
+        """Output channels of a convolution."""
+        return self.kernel(layer).shape[-1]
+
+    def kernel(self, layer: str) -> np.ndarray:
+        """A kernel as [k, k, in, out]; that of a `Dense` is a 1x1 convolution's."""
+        kernel = self.weights[f"params/{layer}/kernel"]
+        return kernel if kernel.ndim == 4 else kernel[None, None]
+
+    def conv(self, x: str, layer: str, pads=None, stride: int = 1, dilation: int = 1, groups: int = 1) -> str:
+        """A convolution, by default of unchanged size; `pads` is (top, left, bottom, right)."""
+        kernel, bias = self.kernel(layer), self.weights.get(f"params/{layer}/bias")
+        k = kernel.shape[0]
+        inputs = [x, self.constant(f"{layer}/kernel", kernel.transpose(3, 2, 0, 1))]
+        inputs += [] if bias is None else [self.constant(f"{layer}/bias", bias)]
+        return self.add(
+            "Conv",
+            *inputs,
+            kernel_shape=[k, k],
+            pads=pads or [dilation * (k // 2)] * 4,
+            strides=[stride] * 2,
+            dilations=[dilation] * 2,
+            group=groups,
+        )
+
+    def batch_norm(self, x: str, layer: str, epsilon: float) -> str:
+        """BatchNorm on its running statistics."""
+        names = [
+            f"params/{layer}/scale",
+            f"params/{layer}/bias",
+            f"batch_stats/{layer}/mean",
+            f"batch_stats/{layer}/var",
+        ]
+        return self.add("BatchNormalization", x, *(self.constant(n, self.weights[n]) for n in names), epsilon=epsilon)
+
+    def relu(self, x: str, limit: float | None = None) -> str:
+        """ReLU, or with `limit` the clipped one."""
+        return self.add("Relu", x) if limit is None else self.clip(x, 0.0, limit)
+
+    def clip(self, x: str, low: float, high: float) -> str:
+        """Cuts values off at both ends."""
+        return self.add("Clip", x, *(self.constant(f"limit_{limit}", limit) for limit in (low, high)))
+
+    def resize(self, x: str, factor: int, mode: str) -> str:
+        """Enlarges by a whole factor, bilinearly ("linear") or by repetition ("nearest")."""
+        how = {"coordinate_transformation_mode": "half_pixel" if mode == "linear" else "asymmetric"}
+        how |= {"nearest_mode": "floor"} if mode == "nearest" else {}
+        return self.add("Resize", x, "", self.constant(f"enlarge_{factor}", [1, 1, factor, factor]), mode=mode, **how)
+
+
+def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
+    """A model with input `image` uint8 [B, S, S, 3] and outputs `focus` and, with a depth head, `depth`, [B, S, S].
+
+    S is `model.size`, B is free; values as `jaxdbd.predict` has them before it resizes to the photograph.
+    """
+    g, spec = Graph(variables), ENCODERS[model.encoder]
+    x = g.add("Cast", "image", to=TensorProto.FLOAT)
+    x = g.add("Div", g.add("Sub", x, g.constant("mean", spec.mean)), g.constant("std", spec.std))
+    taps = encode(g, model, g.add("Transpose", x, perm=[0, 3, 1, 2]))
+    sides = decode(g, model, taps)
+
+    # Both fusions as one 1x1 convolution of all side maps: [focus, depth] of level 1, of level 2, ...
+    outputs = ["focus", "depth"][: 1 + model.depth_head]
+    kernel = np.zeros((len(outputs), len(outputs) * len(sides), 1, 1), np.float32)
+    for i, name in enumerate(outputs):
+        kernel[i, i :: len(outputs), 0, 0] = g.weights[f"params/fuse_{name}/kernel"][:, 0]
+    bias = np.concatenate([g.weights[f"params/fuse_{name}/bias"] for name in outputs])
+    coarsest = 16 if model.full_resolution else 32
+    resized = [g.resize(side, coarsest >> i, "linear") for i, side in enumerate(sides)]
+    weights = g.constant("fuse/kernel", kernel), g.constant("fuse/bias", bias)
+    fused = g.add("Conv", g.add("Concat", *resized, axis=1), *weights, kernel_shape=[1, 1])
+    maps = g.add("Split", fused, axis=1, outputs=2) if model.depth_head else [fused]
+    maps = [g.add("Squeeze", x, g.constant("channel_axis", [1], np.int64)) for x in maps]
+    g.nodes.append(helper.make_node("Sigmoid", [maps[0]], ["focus"]))
+    if model.depth_head:
+        g.nodes.append(helper.make_node("Identity", [g.clip(maps[1], 0.0, 1.0)], ["depth"]))
+
+    shape = ["batch", model.size, model.size]
+    graph = helper.make_graph(
+        g.nodes,
+        "jaxdbd",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [*shape, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in outputs],
+        list(g.constants.values()),
+    )
+    # IR version 8 is opset 17's own; onnx would stamp its newest, which older runtimes refuse.
+    onnx_model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    onnx.checker.check_model(onnx_model, full_check=True)
+    return onnx_model
+
+
+# --- The encoders; see encoders.py ---
+
+
+def encode(g: Graph, model: DepthDistilledDBD, x: str) -> list[str]:
+    """The five taps at strides 2 to 32."""
+    if model.encoder in VGG_DEPTHS:
+        return encode_vgg(g, x, VGG_DEPTHS[model.encoder])
+    if model.encoder in EFFICIENTNET_FACTORS:
+        return encode_efficientnet(g, x, model.size)
+    return encode_resnext(g, x)
+
+
+def encode_vgg(g: Graph, x: str, depths: tuple[int, ...]) -> list[str]:
+    """`encoders.VGG`."""
+    taps = []
+    for stage, depth in enumerate(depths, start=1):
+        for i in range(1, depth + 1):
+            x = g.relu(g.conv(x, f"encoder/conv{stage}_{i}"))
+        x = g.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        taps.append(x)
+    return taps
+
+
+def encode_resnext(g: Graph, x: str) -> list[str]:
+    """`encoders.ResNeXt101`."""
+
+    def conv_norm(x, layer, **how):
+        return g.batch_norm(g.conv(x, f"{layer}/conv", **how), f"{layer}/bn", 1e-5)
+
+    x = g.relu(conv_norm(x, "encoder/stem", stride=2))
+    taps = [x]
+    x = g.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for stage, depth in enumerate((3, 4, 23, 3), start=1):
+        for i in range(1, depth + 1):
+            block, stride = f"encoder/stage{stage}_{i}", 2 if stage > 1 and i == 1 else 1
+            y = g.relu(conv_norm(x, f"{block}/reduce"))
+            y = g.relu(conv_norm(y, f"{block}/grouped", stride=stride, groups=32))
+            y = conv_norm(y, f"{block}/expand")
+            x = conv_norm(x, f"{block}/shortcut", stride=stride) if g.has(f"{block}/shortcut") else x
+            x = g.relu(g.add("Add", x, y))
+        taps.append(x)
+    return taps
+
+
+def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
+    """`encoders.EfficientNetLite`, at an input side of `size`: TensorFlow's 'SAME' padding depends on it."""
+
+    def conv_norm(x, layer, conv="/conv", **how):
+        return g.batch_norm(g.conv(x, layer + conv, **how), f"{layer}/bn", 1e-3)
+
+    def same(k, stride):
+        before, after = same_padding(size, k, stride)
+        return {"pads": [before, before, after, after], "stride": stride}
+
+    x = g.relu(conv_norm(x, "encoder/stem", **same(3, 2)), 6.0)
+    size //= 2
+    taps = []
+    for stage, (_, k, stride, _, _) in enumerate(EFFICIENTNET_STAGES, start=1):
+        if stride == 2:
+            taps.append(x)
+        i = 1
+        while g.has(block := f"encoder/stage{stage}_{i}"):
+            step = stride if i == 1 else 1
+            y = g.relu(conv_norm(x, f"{block}/expand"), 6.0) if g.has(f"{block}/expand") else x
+            y = conv_norm(y, f"{block}/depthwise", "", **same(k, step), groups=g.channels(f"{block}/depthwise"))
+            y = conv_norm(g.relu(y, 6.0), f"{block}/project")
+            # The shortcut joins where the block keeps size and channels: all but the first of a stage.
+            x = g.add("Add", x, y) if i > 1 else y
+            size //= step
+            i += 1
+    return [*taps, x]
+
+
+# --- The decoder; see model.py and blocks.py ---
+
+
+def decode(g: Graph, model: DepthDistilledDBD, taps: list[str]) -> list[str]:
+    """The five side maps, coarse to fine: focus logit, and depth where there is a depth head."""
+    joining = [*taps[-2::-1], None] if model.full_resolution else taps[::-1]
+    x, sides = taps[-1], []
+    for level, tap in enumerate(joining, start=1):
+        name = f"level{level}"
+        if tap and g.has(f"carry{level}"):
+            tap = g.conv(tap, f"carry{level}")
+        if model.full_resolution or level > 1:
+            x = g.resize(x, 2, "nearest")
+        x = conv_relu_norm(g, x, f"{name}/reduce")
+        x = conv_relu_norm(g, x, f"{name}/plain") if model.srfb == "none" else srfb(g, model, x, f"{name}/srfb")
+        x = conv_relu_norm(g, x, f"{name}/expand")
+        if not model.full_resolution:
+            x = g.add("Add", x, tap)
+        sides.append(g.conv(x, f"side{level}"))
+        if level < len(joining):
+            if model.sab:
+                hidden = conv_relu_norm(g, sides[-1], f"sab{level}/hidden")
+                x = g.add("Mul", x, g.add("Sigmoid", g.conv(hidden, f"sab{level}/attention")))
+            if model.full_resolution:
+                x = g.add("Add", x, tap)
+    return sides
+
+
+def conv_relu_norm(g: Graph, x: str, layer: str) -> str:
+    """`blocks.ConvReluNorm`."""
+    return g.batch_norm(g.relu(g.conv(x, f"{layer}/conv")), f"{layer}/bn", 1e-5)
+
+
+def srfb(g: Graph, model: DepthDistilledDBD, x: str, layer: str) -> str:
+    """`blocks.SRFB`; its attention is computed as 1x1 convolutions of the averaged map, stacked on the third axis."""
+    branches = [x]
+    for i, k in enumerate((3, 5, 7), start=1):
+        y = g.conv(branches[-1] if model.srfb == "cascaded" else x, f"{layer}/branch{i}", dilation=k)
+        branches.append(g.relu(g.batch_norm(y, f"{layer}/bn{i}", 1e-5)))
+    total = g.add("Sum", *branches)
+    if not model.srfb_select:
+        return total
+    z = g.conv(g.add("GlobalAveragePool", total), f"{layer}/squeeze")
+    scores = g.add("Concat", *(g.conv(z, f"{layer}/excite{i}") for i in range(4)), axis=2)
+    weights = g.add("Split", g.add("Softmax", scores, axis=2), axis=2, outputs=4)
+    return g.add("Sum", *(g.add("Mul", w, y) for w, y in zip(weights, branches, strict=True)))

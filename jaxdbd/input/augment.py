@@ -1,0 +1,233 @@
+"""Augmentation on the host: one geometry for image, mask and depth, then light, noise and blur as cameras make them."""
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image, ImageEnhance
+
+from jaxdbd.input.geometry import WHOLE, Box, crop_and_resize, resize
+
+cv2.setNumThreads(1)  # the pipeline already runs one example per thread
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training photograph. The paper states none; all of it is our choice."""
+
+    flip: bool = True  # mirror half of them
+    min_area: float = 0.4  # a crop covers between this fraction of the photograph and all of it
+    max_aspect: float = 4 / 3  # and is stretched by at most this factor
+    jitter: float = 0.1  # brightness, contrast and saturation change by at most this fraction (D-DFFNet's value)
+    sharp: float = 0.0  # share replaced by a part wholly in focus, mask all 1
+    tiled: float = 0.0  # share replaced by a pattern of small copies of it or of a part in focus, mask all 1
+    sky: float = 0.0  # share of those wholly in focus that get a sky above, mask still all 1
+    blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
+    refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
+    pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
+    noise: float = 0.0  # largest standard deviation of added noise, in grey levels
+    jpeg: float = 0.0  # share compressed again, at quality 40 to 95
+
+
+def random_box(rng: np.random.Generator, min_area: float, max_aspect: float) -> Box:
+    """A box of random area and aspect that lies inside the photograph."""
+    area = rng.uniform(min_area, 1.0)
+    stretch = np.exp(rng.uniform(-1, 1) * np.log(max_aspect) / 2)
+    w, h = min(np.sqrt(area) * stretch, 1.0), min(np.sqrt(area) / stretch, 1.0)
+    left, top = rng.uniform(0, 1 - w), rng.uniform(0, 1 - h)
+    return left, top, left + w, top + h
+
+
+def sharp_box(rng: np.random.Generator, mask: UInt8[np.ndarray, "h w"], min_side: int) -> Box | None:
+    """The largest of many random boxes that lie wholly in focus with sides of at least `min_side` pixels, or None."""
+    h, w = mask.shape
+    if min(h, w) <= min_side:
+        return None
+    sums = cv2.integral((mask > 127).astype(np.uint8))
+    heights, widths = rng.integers(min_side, h + 1, 256), rng.integers(min_side, w + 1, 256)
+    tops = (rng.random(256) * (h - heights + 1)).astype(int)
+    lefts = (rng.random(256) * (w - widths + 1)).astype(int)
+    bottoms, rights = tops + heights, lefts + widths
+    inside = sums[bottoms, rights] - sums[tops, rights] - sums[bottoms, lefts] + sums[tops, lefts]
+    # A box twice as long as wide would be squashed into another texture.
+    fits = (inside >= 0.998 * heights * widths) & (np.maximum(heights, widths) < 2 * np.minimum(heights, widths))
+    if not fits.any():
+        return None
+    best = np.argmax(np.where(fits, heights * widths, 0))
+    return lefts[best] / w, tops[best] / h, rights[best] / w, bottoms[best] / h
+
+
+def tile(
+    image: UInt8[np.ndarray, "h w 3"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    box: Box,
+    scale: float,
+    size: int,
+    rng: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus."""
+    h, w = image.shape[:2]
+    shape = max(round((box[3] - box[1]) * h * scale), 1), max(round((box[2] - box[0]) * w * scale), 1)
+    missing = [max(size - n, 0) for n in shape]
+    before = [int(rng.integers(m + 1)) for m in missing]
+    padding = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+
+    def repeat(array, resample):
+        part = resize(array, shape, box, resample)
+        return np.pad(part, padding + [(0, 0)] * (array.ndim - 2), mode="symmetric")[:size, :size]
+
+    image = repeat(image, Image.Resampling.BICUBIC)
+    depth = None if depth is None else repeat(depth, Image.Resampling.BILINEAR)
+    return image, np.full((size, size), 255, np.uint8), depth
+
+
+def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Generator) -> tuple[Box, float] | None:
+    """What to `tile`: a part wholly in focus, or all of a photograph so small that its blur is gone, with the scale.
+
+    None where nothing large enough is in focus. Photographs of many pixels are sharper at the network's size than
+    CUHK's ever are, and so are these copies. A small copy of a whole photograph is sharp in its ground too, which in
+    CUHK is mostly blurred.
+    """
+    if rng.random() < 0.5:
+        return WHOLE, size * rng.uniform(1 / 6, 1 / 3.5) / max(mask.shape)
+    box = sharp_box(rng, mask, size // 4)
+    return None if box is None else (box, rng.uniform(0.4, 0.8))
+
+
+def smooth_noise(rng: np.random.Generator, knots: tuple[int, int], size: int) -> Float32[np.ndarray, "s s"]:
+    """Normal noise on a grid of `knots` (rows, columns), bent smoothly into a square between them."""
+    return cv2.resize(rng.standard_normal(knots).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def add_sky(
+    image: UInt8[np.ndarray, "s s 3"], depth: Float32[np.ndarray, "s s"] | None, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"] | None]:
+    """Lays a plain sky, as far away as depth goes, over a photograph down to a random skyline.
+
+    CUHK's plain grounds are blurred: a network that sees nothing else takes any sky for blur.
+    """
+    size = len(image)
+    knots = rng.standard_normal((1, int(rng.integers(4, 16)))).astype(np.float32)
+    hills_or_roofs = int(rng.choice([cv2.INTER_CUBIC, cv2.INTER_NEAREST]))
+    outline = cv2.resize(knots, (size, 1), interpolation=hills_or_roofs)
+    skyline = size * (rng.uniform(0.1, 0.7) + rng.uniform(0, 0.1) * outline)
+    alpha = np.clip(skyline - np.arange(size, dtype=np.float32)[:, None], 0, 1).astype(np.float32)
+    # Blue or grey above, paler at the horizon; clear or with soft clouds.
+    zenith = rng.uniform(90, 255) * (1 - rng.uniform() * np.array([0.7, 0.4, 0.0]))
+    horizon = zenith + rng.uniform() * (rng.uniform(180, 255) - zenith)
+    height = np.linspace(0, 1, size)[:, None, None]
+    clouds = smooth_noise(rng, (4, 6), size)
+    sky = zenith * (1 - height) + horizon * height + rng.choice([0, rng.uniform(0, 20)]) * clouds[..., None]
+    image = cv2.blendLinear(image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
+    return image, None if depth is None else depth * (1 - alpha)
+
+
+def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Blurs a whole photograph with a disc of `radius` pixels in linear light, as a lens out of focus does."""
+    reach = int(np.ceil(radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+    linear = (np.arange(256, dtype=np.float32) / 255) ** 2.2
+    blurred = cv2.filter2D(cv2.LUT(image, linear), -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
+    return (cv2.pow(np.clip(blurred, 0, 1), 1 / 2.2) * 255 + 0.5).astype(np.uint8)
+
+
+def random_blur(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
+    """Blurs a photograph so far that nothing of it counts as in focus, by a random radius."""
+    # From where a blur can no longer be taken for sharpness (3 pixels at 256) to where little is left.
+    return defocus(image, len(image) * np.exp(rng.uniform(np.log(0.012), np.log(0.04))))
+
+
+def random_region(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s s"]:
+    """1 in a smooth shape that covers between a fifth and four fifths of a square, 0 elsewhere, soft in between."""
+    field = smooth_noise(rng, (4, 4), size)
+    region = (field > np.quantile(field, rng.uniform(0.2, 0.8))).astype(np.float32)
+    return cv2.GaussianBlur(region, (0, 0), max(size / 128, 1))
+
+
+def paste(
+    below: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    above: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """Lays what is in focus of the photograph `above` over the one `below`; each is (image, mask, depth) at one size.
+
+    The result has what both have in focus.
+    """
+    (image, mask, depth), (other_image, other_mask, other_depth) = below, above
+    alpha = cv2.GaussianBlur(other_mask.astype(np.float32) / 255, (0, 0), len(mask) / 512)
+    image = cv2.blendLinear(image, other_image, 1 - alpha, alpha)
+    if depth is not None:
+        depth = cv2.blendLinear(depth, other_depth, 1 - alpha, alpha)
+    return image, np.maximum(mask, other_mask), depth
+
+
+def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
+    """Changes brightness, contrast and saturation by factors in 1 +- amount."""
+    picture = Image.fromarray(image)
+    for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = change(picture).enhance(rng.uniform(1 - amount, 1 + amount))
+    return np.asarray(picture)
+
+
+def add_noise(image: UInt8[np.ndarray, "h w 3"], sigma: float, rng) -> UInt8[np.ndarray, "h w 3"]:
+    """Adds Gaussian noise of `sigma` grey levels, in whole levels."""
+    noise = np.empty((image.shape[0], image.size // image.shape[0]), np.int16)  # sigma is for one channel
+    cv2.setRNGSeed(int(rng.integers(2**31)))  # of this thread's generator, thrice as fast as NumPy's
+    cv2.randn(noise, 0, sigma)
+    return cv2.add(image, noise.reshape(image.shape), dtype=cv2.CV_8U)
+
+
+def compress(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarray, "h w 3"]:
+    """What JPEG leaves of an image at `quality`."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def augment(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    size: int,
+    settings: Augmentation,
+    rng: np.random.Generator,
+    above: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """One random view of a photograph, with its mask and depth, at size x size.
+
+    The same part of `above`, another photograph with mask and depth, is pasted over it.
+    """
+    if settings.tiled and rng.random() < settings.tiled:
+        part = random_part(mask, size, rng)
+        if part is not None:
+            image, mask, depth = tile(image, depth, *part, size, rng)
+    kind = rng.random()
+    box = None
+    if kind < settings.sharp:
+        # Enlarged more than twice, even a sharp part looks blurred.
+        box = sharp_box(rng, mask, size // 2)
+    if box is None:
+        box = random_box(rng, settings.min_area, settings.max_aspect)
+    flip = settings.flip and rng.random() < 0.5
+    image, mask, depth = crop_and_resize(image, mask, depth, size, box, flip)
+    if settings.sky and mask.mean() > 254 and rng.random() < settings.sky:
+        image, depth = add_sky(image, depth, rng)
+    if above is not None:
+        other = crop_and_resize(*above, size, box, settings.flip and rng.random() < 0.5)
+        image, mask, depth = paste((image, mask, depth), other)
+    if settings.sharp <= kind < settings.sharp + settings.blurred:
+        image = random_blur(image, rng)
+        mask = np.zeros_like(mask)
+    elif kind > 1 - settings.refocused:
+        region = random_region(rng, size)
+        image = cv2.blendLinear(image, random_blur(image, rng), 1 - region, region)
+        mask = (mask * (1 - region) + 0.5).astype(np.uint8)
+    if settings.jitter:
+        image = jitter_colours(image, settings.jitter, rng)
+    if settings.noise:
+        image = add_noise(image, rng.uniform(0, settings.noise), rng)
+    if rng.random() < settings.jpeg:
+        image = compress(image, int(rng.integers(40, 96)))
+    return image, mask, depth

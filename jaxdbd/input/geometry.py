@@ -1,0 +1,54 @@
+"""Geometry of photographs and maps on the host: resize, crop, and the network's square."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the photograph
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=Image.Resampling.BICUBIC) -> np.ndarray:
+    """Resamples `box` of a uint8 [h, w(, 3)] or float32 [h, w] array to `size` (height, width), antialiased.
+
+    Bicubic is the authors' choice for photographs [their code].
+    """
+    h, w = array.shape[:2]
+    pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
+    return np.asarray(Image.fromarray(array).resize(size[::-1], resample, box=pixels))
+
+
+def crop_and_resize(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: UInt8[np.ndarray, "h w"],
+    depth: Float32[np.ndarray, "hd wd"] | None,
+    size: int,
+    box: Box = WHOLE,
+    flip: bool = False,
+) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+    """The same part of photograph, mask and depth, each resampled to size x size. The mask keeps soft edges."""
+    bilinear = Image.Resampling.BILINEAR
+    out = [
+        resize(image, (size, size), box),
+        resize(mask, (size, size), box, bilinear),
+        None if depth is None else resize(depth, (size, size), box, bilinear),
+    ]
+    if flip:
+        out = [None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in out]
+    return tuple(out)
+
+
+def to_square(image: np.ndarray, side: int) -> UInt8[np.ndarray, "s s 3"]:
+    """A photograph squashed to a square, as in training. Raises ValueError for anything but uint8 [h, w, 3]."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"an image must be a uint8 array [h, w, 3], not {image.dtype} {list(image.shape)}")
+    return resize(image, (side, side))
+
+
+def to_size(square: Float32[np.ndarray, "s s"], size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """A square map in [0, 1], bilinearly at a photograph's (height, width)."""
+    if min(size) < len(square):
+        return resize(square, size, resample=Image.Resampling.BILINEAR).clip(0, 1)  # antialiased
+    # Only enlarged, where both libraries agree to a rounding, and OpenCV is thirty times as fast.
+    return cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)

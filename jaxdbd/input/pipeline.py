@@ -1,0 +1,155 @@
+"""Shards to batches: reading, decoding, augmentation and batching, with Grain."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import cv2
+import grain
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float16, UInt8
+
+from jaxdbd.errors import UserError
+from jaxdbd.input.augment import Augmentation, augment
+from jaxdbd.input.geometry import crop_and_resize
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One decoded photograph."""
+
+    id: str
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
+    depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1], at its own resolution
+
+
+def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequence[dict]:
+    """Random access to a built dataset's records, still encoded: `id`, `image`, `mask` and, with a teacher, `depth`.
+
+    Args:
+      dataset: such as 'dbd/cuhk'.
+      split: a split of it, sliced as TFDS does: 'train[:90%]'.
+      data_dir: where the shards were built; empty or None for TFDS's default folder.
+
+    Raises:
+      UserError: where the dataset has not been built, or has no such split.
+    """
+    root = data_dir or tfds.core.constants.DATA_DIR
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir or None)
+    except tfds.core.registered.DatasetNotFoundError:
+        name = dataset.removeprefix("dbd/")
+        raise UserError(
+            f"{dataset} is not built in {root}: run python data/build.py --dataset={name} (data/README.md), "
+            "or say where it is with data_dir"
+        ) from None
+    try:
+        return builder.as_data_source(
+            split, decoders={"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+        )
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{dataset} in {root} cannot give split {split!r}: {reason}") from None
+
+
+def decode_image(data: bytes, mode: int) -> UInt8[np.ndarray, "h w *c"]:
+    """Decodes a JPEG or PNG; with the pixels that Pillow gives, but faster. Raises ValueError where it cannot."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError("a record of the dataset holds an image that does not decode: build the dataset again")
+    return image
+
+
+def decode(record: dict) -> Example:
+    """Decodes one record of `open_split`."""
+    name = record["id"]
+    depth = record.get("depth")
+    return Example(
+        id=name.decode() if isinstance(name, bytes) else name,
+        image=decode_image(record["image"], cv2.IMREAD_COLOR_RGB),
+        mask=decode_image(record["mask"], cv2.IMREAD_GRAYSCALE),
+        depth=None if depth is None else depth[..., 0],
+    )
+
+
+def arrays(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, mask and depth, the depth as float32."""
+    return example.image, example.mask, None if example.depth is None else example.depth.astype(np.float32)
+
+
+def training_row(
+    records: Sequence[dict], record: dict, size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> dict:
+    """A random view of one record, over which another of `records` may be pasted."""
+    example = decode(record)
+    above = None
+    if rng.random() < augmentation.pasted:
+        above = arrays(decode(records[int(rng.integers(len(records)))]))
+    return to_row(example.id, *augment(*arrays(example), size, augmentation, rng, above))
+
+
+def evaluation_row(example: Example, size: int) -> dict:
+    """The whole photograph, squashed to size x size."""
+    return to_row(example.id, *crop_and_resize(*arrays(example), size))
+
+
+def to_row(name: str, image: np.ndarray, mask: np.ndarray, depth: np.ndarray | None) -> dict:
+    """One row of a batch: image uint8 [S, S, 3], mask uint8 [S, S, 1], depth float16 [S, S, 1], weight, id."""
+    row = {"image": image, "mask": mask[..., None], "weight": np.float32(1), "id": name}
+    if depth is not None:
+        row["depth"] = np.clip(depth, 0, 1)[..., None].astype(np.float16)
+    return row
+
+
+def stack(rows: Sequence[dict], batch_size: int) -> dict:
+    """Rows to a batch of `batch_size`: arrays stacked, `id` a list. Missing rows repeat the last one with weight 0."""
+    missing = batch_size - len(rows)
+    rows = [*rows, *([{**rows[-1], "weight": np.float32(0)}] * missing)]
+    return {k: [r[k] for r in rows] if k == "id" else np.stack([r[k] for r in rows]) for k in rows[0]}
+
+
+def training_batches(
+    records: Sequence[dict],
+    *,
+    size: int,
+    batch_size: int,
+    seed: int,
+    augmentation: Augmentation,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 4,
+) -> grain.DatasetIterator:
+    """Endless shuffled, augmented batches of this process's share; its state can be saved and restored exactly.
+
+    Args:
+      records: of `open_split`.
+      size: side of the square images.
+      batch_size: rows of this process's batch (the global batch over `process_count`).
+      seed: of the order and of all augmentation; row n of the stream is the same whatever the number of threads.
+      augmentation: what may happen to a photograph.
+      process_index: which share of the stream this process reads.
+      process_count: among how many.
+      threads: that decode and augment.
+
+    Returns:
+      An iterator of batches: `image` uint8 [B, S, S, 3], `mask` uint8 [B, S, S, 1], `depth` float16 [B, S, S, 1] (if
+      the dataset has a teacher), `weight` float32 [B], `id` list of B strings.
+    """
+    rows = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
+    rows = rows.random_map(lambda record, rng: training_row(records, record, size, augmentation, rng))
+    rows = rows[process_index::process_count]
+    batches = rows.batch(batch_size, drop_remainder=True, batch_fn=lambda r: stack(r, batch_size))
+    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    return iter(batches.to_iter_dataset(read))
+
+
+def evaluation_batches(records: Sequence[dict], *, size: int, batch_size: int) -> Iterator[tuple[dict, list[Example]]]:
+    """Every photograph once, in order, squashed to size x size; the last batch is padded with rows of weight 0.
+
+    Yields:
+      (batch, examples): the batch as `training_batches` gives it, and the decoded examples of its real rows.
+    """
+    for start in range(0, len(records), batch_size):
+        examples = [decode(records[i]) for i in range(start, min(start + batch_size, len(records)))]
+        yield stack([evaluation_row(e, size) for e in examples], batch_size), examples

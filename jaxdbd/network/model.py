@@ -1,0 +1,141 @@
+"""The network: an encoder, and a decoder that learns the focus mask and the teacher's depth together."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, UInt8
+
+from jaxdbd.network.blocks import SAB, SRFB, ConvReluNorm, UpsampleConvReluNorm
+from jaxdbd.network.convolutions import PointwiseConv
+from jaxdbd.network.encoders import ENCODERS
+
+
+class Output(NamedTuple):
+    """What the network returns; every array is float32. Side outputs are coarse to fine, each at its own size.
+
+    `focus` and `side_focus` are logits of "in focus". `depth` and `side_depth` are linear, trained towards nearness in
+    [0, 1] (1 = nearest); without a depth head they are None and ().
+    """
+
+    focus: Float[Array, "b h w 1"]
+    depth: Float[Array, "b h w 1"] | None
+    side_focus: tuple[Float[Array, "b _ _ 1"], ...]
+    side_depth: tuple[Float[Array, "b _ _ 1"], ...]
+
+
+def normalize(images: UInt8[Array, "b h w 3"], encoder: str) -> Float[Array, "b h w 3"]:
+    """RGB bytes to the float32 input that `encoder`'s ImageNet weights were trained with."""
+    spec = ENCODERS[encoder]
+    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (spec.mean, spec.std))
+    return (images.astype(jnp.float32) - mean) / std
+
+
+# 'cascaded' as the authors' code has it, 'parallel' as the paper draws it, 'none' for a plain 3x3 convolution.
+SRFB_KINDS = ("cascaded", "parallel", "none")
+
+
+class DecoderLevel(nn.Module):
+    """[x2 ->] conv3x3 -> ReLU -> BN -> SRFB -> conv1x1 -> ReLU -> BN, with a quarter of the input's channels inside."""
+
+    features: int
+    upsample: bool = True
+    srfb: str = "cascaded"
+    srfb_select: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
+        """Maps [B, H, W, C] to [B, 2H, 2W, features], or to [B, H, W, features] without `upsample`."""
+        inner = x.shape[-1] // 4
+        if self.upsample:
+            x = UpsampleConvReluNorm(inner, self.dtype, name="reduce")(x, train)
+        else:
+            x = ConvReluNorm(inner, 3, self.dtype, name="reduce")(x, train)
+        if self.srfb == "none":
+            x = ConvReluNorm(inner, 3, self.dtype, name="plain")(x, train)
+        else:
+            x = SRFB(self.srfb == "cascaded", self.srfb_select, self.dtype, name="srfb")(x, train)
+        return ConvReluNorm(self.features, 1, self.dtype, name="expand")(x, train)
+
+
+class DepthDistilledDBD(nn.Module):
+    """Defocus blur detection via depth distillation (Cun and Pun, ECCV 2020).
+
+    Attributes:
+      encoder: a key of `jaxdbd.network.encoders.ENCODERS`.
+      widths: output channels of the five decoder levels, coarse to fine; None takes the encoder's own.
+      full_resolution: the paper's decoder doubles the resolution in all five levels and ends at the input's size. False
+        (ours) keeps the first level at stride 32 and ends at stride 2, for a quarter of the work; the tap of a level's
+        stride then joins its output, the coarsest one included.
+      depth_head: predict depth beside focus. False is the paper's ablation without distillation.
+      srfb: one of `SRFB_KINDS`.
+      srfb_select: mix the SRFB's branches by attention; False adds them.
+      sab: multiply each level by its attention map.
+      dtype: of the computation; parameters and BatchNorm statistics are float32 always.
+      size: side of the square that photographs are resized to, in training and in `jaxdbd.predict`. The network itself
+        takes any multiple of 32.
+
+    Where the encoder tap that is added to a level has another number of channels, a 1x1 convolution carries it over.
+    """
+
+    encoder: str = "vgg19"
+    widths: tuple[int, ...] | None = None
+    full_resolution: bool = True
+    depth_head: bool = True
+    srfb: str = "cascaded"
+    srfb_select: bool = True
+    sab: bool = True
+    dtype: Any = jnp.float32
+    size: int = 320
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], train: bool = False, freeze_encoder_norm: bool = False
+    ) -> Output:
+        """Runs the network on normalised images whose height and width are multiples of 32.
+
+        `train` uses batch statistics in BatchNorm (apply with `mutable=["batch_stats"]`); `freeze_encoder_norm` keeps
+        the encoder's BatchNorm on its running statistics all the same.
+        """
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            raise ValueError(f"image sides must be multiples of 32, not {images.shape[1]}x{images.shape[2]}")
+        if self.srfb not in SRFB_KINDS:
+            raise ValueError(f"srfb must be one of {', '.join(SRFB_KINDS)}, not {self.srfb!r}")
+        spec = ENCODERS[self.encoder]
+        encoder = spec.module(dtype=self.dtype, name="encoder")
+        taps = encoder(images.astype(self.dtype), train and not freeze_encoder_norm)
+        widths = self.widths or spec.decoder_widths
+        # The tap that joins each level's output: at strides 16, 8, 4, 2 and none, or at 32, 16, 8, 4, 2.
+        joining = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
+
+        x = taps[-1]
+        sides = []
+        for level, (width, tap) in enumerate(zip(widths, joining, strict=True), start=1):
+            upsample = self.full_resolution or level > 1
+            x = DecoderLevel(width, upsample, self.srfb, self.srfb_select, self.dtype, name=f"level{level}")(x, train)
+            if not self.full_resolution:
+                x = x + self._carry(tap, width, level)
+            sides.append(PointwiseConv(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
+            if level == len(widths):
+                break
+            if self.sab:
+                x = x * SAB(self.dtype, name=f"sab{level}")(sides[-1], train)
+            if self.full_resolution:
+                x = x + self._carry(tap, width, level)
+
+        sides = [side.astype(jnp.float32) for side in sides]
+        fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
+        fuse_focus, fuse_depth = (PointwiseConv(1, name=name) for name in ("fuse_focus", "fuse_depth"))
+        return Output(
+            focus=fuse_focus(jnp.concatenate([s[..., :1] for s in fused], axis=-1)),
+            depth=fuse_depth(jnp.concatenate([s[..., 1:] for s in fused], axis=-1)) if self.depth_head else None,
+            side_focus=tuple(s[..., :1] for s in sides),
+            side_depth=tuple(s[..., 1:] for s in sides) if self.depth_head else (),
+        )
+
+    def _carry(self, tap: Float[Array, "b h w c"], width: int, level: int) -> Float[Array, "b h w {width}"]:
+        if tap.shape[-1] == width:
+            return tap
+        return PointwiseConv(width, dtype=self.dtype, name=f"carry{level}")(tap)

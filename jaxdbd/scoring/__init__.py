@@ -1,0 +1,1 @@
+"""Measures of focus maps, each with its protocol, and tables of them."""

@@ -1,0 +1,118 @@
+"""What a training run leaves to read: JSON lines, TensorBoard, and one line on the console."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from jaxdbd.files import write_whole
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl; one that a kill cut short ends the list. Empty where there is no file."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class RunLog:
+    """Writes metrics by step to `<workdir>/metrics.jsonl`, TensorBoard and the progress line, if `active`."""
+
+    def __init__(self, workdir: Path, steps: int, start: int, active: bool):
+        """Goes on after step `start` of `steps`, dropping what a killed process logged beyond it.
+
+        `active` is for one process of many: the others write nothing.
+        """
+        self.active = active
+        if not active:
+            return
+        self.steps = steps
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["step"] <= start]
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.jsonl = path.open("a", buffering=1)
+        self.board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30, purge_step=start + 1)
+        # Into a file, a line a minute is enough.
+        interval = 0.5 if sys.stderr.isatty() else 60
+        self.bar = tqdm(total=steps, initial=start, unit=" steps", mininterval=interval, dynamic_ncols=True)
+        self.began = time.time() - (kept[-1]["time"] if kept else 0)
+
+    def advance(self, step: int) -> None:
+        """Moves the progress line to `step`."""
+        if self.active:
+            self.bar.update(step - self.bar.n)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Logs scalars; names with a slash are grouped by TensorBoard."""
+        if not self.active:
+            return
+        values = {k: float(f"{v:.7g}") for k, v in values.items()}
+        # `of` tells a reader of the file alone whether the run has ended.
+        line = {"step": step, "of": self.steps, "time": round(time.time() - self.began, 1), **values}
+        self.jsonl.write(json.dumps(line) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        shown = {k: f"{values[k]:.4g}" for k in ("loss", "images_per_s") if k in values}
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
+
+    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Shows a picture in TensorBoard."""
+        if self.active:
+            self.board.add_image(name, picture, step, dataformats="HWC")
+
+    def message(self, text: str) -> None:
+        """One line for the person who watches."""
+        if self.active:
+            self.bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        if self.active:
+            self.bar.close()
+            self.jsonl.close()
+            self.board.close()
+
+
+class Rate:
+    """Images per second since the last `restart`, pauses left out."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self) -> None:
+        """Counts from here."""
+        self.images, self.since = 0, time.time()
+
+    def count(self, images: int) -> None:
+        """So many more images were trained on."""
+        self.images += images
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within, time does not count."""
+        began = time.time()
+        yield
+        self.since += time.time() - began
+
+    def per_second(self) -> dict[str, float]:
+        """The rate under its name in the log; {} where nothing was counted yet."""
+        return {"images_per_s": self.images / (time.time() - self.since)} if self.images else {}
+
+
+def device_memory() -> dict[str, float]:
+    """Peak bytes in use on this process's first device, where the platform tells; a CPU does not."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return {"device_peak_bytes": float(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {}

@@ -1,0 +1,368 @@
+"""The training loop, which survives being stopped."""
+
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, UInt8
+
+from jaxdbd import sharding, weights
+from jaxdbd.errors import UserError
+from jaxdbd.files import make_folder, write_whole
+from jaxdbd.inference import Prediction, probability_and_nearness
+from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.geometry import to_size
+from jaxdbd.input.pipeline import evaluation_batches, open_split, training_batches
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.panels import example_panel
+from jaxdbd.scoring.maps import ddff_scores
+from jaxdbd.training import checkpoint
+from jaxdbd.training.config import check_config
+from jaxdbd.training.logs import Rate, RunLog, device_memory
+from jaxdbd.training.losses import joint_loss
+from jaxdbd.training.optimizer import make_optimizer, make_schedule
+from jaxdbd.training.step import Metrics, TrainState, create_state, evaluation_variables, train_step
+from jaxdbd.training.stopping import stop_notices
+
+Maps = Float[Array, "b s s"]
+
+PANEL_ROWS = 8
+PROFILE_AFTER, PROFILE_STEPS = 5, 5  # the first steps compile and fill buffers
+
+
+class Data(NamedTuple):
+    """What a run reads, and for how long."""
+
+    batches: grain.DatasetIterator  # of this process's share
+    held_out: Sequence[dict]  # records that are evaluated; none without an eval_split
+    distils: bool  # whether the loss has depth terms
+    updates: int  # of the optimizer, over the whole run
+
+
+class Steps(NamedTuple):
+    """The compiled functions of a run, each for the whole mesh."""
+
+    make_state: Callable[[weights.Variables], TrainState]
+    abstract_state: TrainState  # shapes, dtypes and shardings of the state
+    train: Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+    predict: Callable[[weights.Variables, UInt8[Array, "b s s 3"]], tuple[Maps, Maps | None]]
+
+
+class Run(NamedTuple):
+    """What a run needs to go from its first step to its last."""
+
+    mesh: Mesh
+    data: Data
+    steps: Steps
+    state: TrainState
+    start: int  # the step that `state` stands at
+    last: int
+    profiled: range  # steps that are traced
+    profile_folder: Path
+
+
+class Pending(NamedTuple):
+    """A dispatched step, whose metrics the device may still be computing."""
+
+    step: int
+    metrics: Metrics
+    ids: Sequence[str]  # of its images
+
+
+def make_model(config: ml_collections.ConfigDict) -> DepthDistilledDBD:
+    """The network that a config describes."""
+    fields = dict(config.model)
+    if fields["widths"] is not None:
+        fields["widths"] = tuple(fields["widths"])
+    return DepthDistilledDBD(encoder=config.encoder, dtype=jnp.dtype(config.dtype), size=config.size, **fields)
+
+
+def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, init_from: str) -> weights.Variables:
+    """Random variables from the seed, the encoder from `encoder_init`; or all of them from the file `init_from`."""
+    if init_from:
+        other, variables = weights.load(init_from)
+        if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
+            raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
+    else:
+        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+        variables = weights.init_encoder(variables, model.encoder, encoder_init)
+    return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
+
+
+def open_data(config: ml_collections.ConfigDict) -> Data:
+    """The training batches of this process's share, and the records to evaluate.
+
+    Raises UserError for a dataset that is not there, or one without depth where the loss asks for it.
+    """
+    records = open_split(config.dataset, config.train_split, config.data_dir)
+    held_out = open_split(config.dataset, config.eval_split, config.data_dir) if config.eval_split else []
+    distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
+    if distils and "depth" not in records[0]:
+        raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
+    batches = training_batches(
+        records,
+        size=config.size,
+        batch_size=config.batch_size // config.accumulate // jax.process_count(),
+        seed=config.seed,
+        augmentation=Augmentation(**config.augment),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return Data(batches, held_out, distils, config.steps or max(config.epochs * len(records) // config.batch_size, 1))
+
+
+def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
+    """The learning rate by update."""
+    return make_schedule(config.schedule, peak=config.learning_rate, steps=updates, warmup_steps=config.warmup_steps)
+
+
+def compile_steps(config: ml_collections.ConfigDict, model: DepthDistilledDBD, updates: int, mesh: Mesh) -> Steps:
+    """The functions of a run of so many updates, jitted for the mesh."""
+    tx = make_optimizer(
+        config.optimizer,
+        learning_rate(config, updates),
+        weight_decay=config.weight_decay,
+        encoder_lr_factor=config.encoder_lr_factor,
+        clip_norm=config.clip_norm,
+        accumulate=config.accumulate,
+    )
+    make_state = partial(create_state, tx=tx, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(make_state, weights.shapes(model))
+    placement = sharding.state_sharding(mesh, shapes, config.fsdp)
+    gamma_end = config.gamma if config.gamma_end is None else config.gamma_end
+    step = partial(
+        train_step,
+        model=model,
+        tx=tx,
+        loss=partial(
+            joint_loss,
+            focus_loss=config.focus_loss,
+            depth_loss=config.depth_loss,
+            side_weights=tuple(config.side_weights),
+        ),
+        gamma=optax.linear_schedule(config.gamma, gamma_end, updates * config.accumulate),
+        freeze_encoder_norm=config.freeze_encoder_norm,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    return Steps(
+        jax.jit(make_state, out_shardings=placement),
+        checkpoint.abstract(shapes, placement),
+        jax.jit(step, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, whole)),
+        jax.jit(partial(probability_and_nearness, model), in_shardings=(whole, rows), out_shardings=whole),
+    )
+
+
+def next_batch(data: Data) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays that a step takes, and the ids of their images."""
+    batch = next(data.batches)
+    ids = batch.pop("id")
+    if not data.distils:
+        batch.pop("depth", None)
+    return batch, ids
+
+
+def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
+    """The metrics of a dispatched step as numbers, once the device has them; {} for None.
+
+    Raises UserError where one is not finite.
+    """
+    if pending is None:
+        return {}
+    metrics = {k: float(v) for k, v in pending.metrics.items()}
+    if not np.isfinite(list(metrics.values())).all():
+        values = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+        raise UserError(
+            f"step {pending.step}: not finite ({values}) on images {', '.join(pending.ids)}; the last checkpoint is "
+            "untouched: lower config.learning_rate, or set config.clip_norm, and start again"
+        )
+    return metrics
+
+
+def evaluate(
+    predict: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]],
+    records: Sequence[dict],
+    size: int,
+    batch_size: int,
+) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
+    """Scores under protocol `ddff` of all records, and a panel of the first; `predict` as `Steps` has it, bound."""
+    scores = ddff_scores(lambda images: predict(images)[0], records, size, batch_size)
+    shown = [records[i] for i in range(min(PANEL_ROWS, len(records)))]
+    examples, predictions = [], []
+    for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
+        focus, depth = jax.device_get(predict(batch["image"]))
+        for i, example in enumerate(rows):
+            shape = example.mask.shape
+            near = None if depth is None else to_size(depth[i], shape)
+            predictions.append(Prediction(to_size(focus[i], shape), near))
+        examples += rows
+    return scores, example_panel(examples, predictions)
+
+
+@dataclasses.dataclass
+class Keeper:
+    """Evaluates a run, and keeps its best weights and its checkpoints on disk."""
+
+    best: float  # the least evaluation MAE so far
+    gather: Callable[[weights.Variables], weights.Variables]  # a whole copy on every device
+    evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]] | None
+    save_weights: Callable[[weights.Variables, float], None]  # variables and threshold
+    save_checkpoint: Callable[[int, TrainState, dict[str, float] | None], None]
+    log: RunLog
+
+    def keep(self, step: int, state: TrainState, evaluates: bool) -> None:
+        """Starts a checkpoint, after an evaluation if `evaluates`. Without held-out records the newest weights stay."""
+        scores = None
+        if evaluates:
+            variables = self.gather(evaluation_variables(state))
+            scores, panel = self.evaluate(variables)
+            self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
+            self.log.image(step, "eval/panel", panel)
+            self.log.message(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()) + " (ddff)")
+            if scores["mae"] < self.best:
+                self.best = scores["mae"]
+                self.save_weights(variables, scores["threshold"])
+        elif self.evaluate is None:
+            self.save_weights(self.gather(evaluation_variables(state)), 0.5)
+        self.save_checkpoint(step, state, scores)
+
+
+def make_keeper(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    model: DepthDistilledDBD,
+    run: Run,
+    manager: ocp.CheckpointManager,
+    log: RunLog,
+) -> Keeper:
+    """A `Keeper` that goes on from the best of the checkpoints in `manager`."""
+    batch_size = -(-config.eval_batch_size // run.mesh.size) * run.mesh.size
+    held_out = run.data.held_out
+
+    def predict(variables, images):
+        return run.steps.predict(variables, sharding.all_rows_to_devices(images, run.mesh))
+
+    def evaluate_all(variables):
+        return evaluate(partial(predict, variables), held_out, config.size, batch_size)
+
+    def save_weights(variables, threshold):
+        if jax.process_index() == 0:
+            path, dataset = workdir / "weights.safetensors", f"{config.dataset}:{config.train_split}"
+            weights.save(path, model, variables, dataset=dataset, license=config.license, threshold=threshold)
+
+    def save_checkpoint(step, state, scores):
+        checkpoint.save(manager, step, state, run.data.batches, config.to_dict(), scores)
+
+    return Keeper(
+        best=checkpoint.best_mae(manager),
+        gather=sharding.gather(run.mesh),
+        evaluate=evaluate_all if len(held_out) else None,
+        save_weights=save_weights,
+        save_checkpoint=save_checkpoint,
+        log=log,
+    )
+
+
+def profiled_steps(profile: bool, start: int, last: int) -> range:
+    """The steps to trace, none without `profile`. Raises UserError where too few are left."""
+    if not profile:
+        return range(0)
+    if last - start < PROFILE_AFTER + PROFILE_STEPS:
+        raise UserError(f"--profile needs {PROFILE_AFTER + PROFILE_STEPS} steps, and {last - start} are left")
+    return range(start + PROFILE_AFTER + 1, start + PROFILE_AFTER + PROFILE_STEPS + 1)
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = False) -> int:
+    """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one.
+
+    Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`.
+    On SIGTERM, Ctrl-C or a preemption notice it saves and returns.
+
+    Returns:
+      The exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+      UserError: for a config that cannot be, a dataset that is not there, a checkpoint of another network, or a loss
+        that is not finite.
+    """
+    check_config(config, jax.device_count())
+    mesh, model = sharding.make_mesh(), make_model(config)
+    data = open_data(config)
+    last = data.updates * config.accumulate
+    steps = compile_steps(config, model, data.updates, mesh)
+    make_folder(workdir)
+    manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints)
+    # A checkpoint in the workdir comes before anything that the config says about a start.
+    state = checkpoint.restore(manager, steps.abstract_state, data.batches, config.to_dict())
+    if state is None:
+        state = steps.make_state(initial_variables(model, config.seed, config.encoder_init, config.init_from))
+    start = int(state.step)
+    profiled = profiled_steps(profile, start, last)
+    run = Run(mesh, data, steps, state, start, last, profiled, workdir / "profile")
+    if jax.process_index() == 0:
+        write_whole(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+
+    log = RunLog(workdir, last, start, active=jax.process_index() == 0)
+    with stop_notices() as stop_notice, contextlib.closing(log), contextlib.closing(manager):
+        if start:
+            log.message(f"resumed at step {start} of {last}")
+        keeper = make_keeper(config, workdir, model, run, manager, log)
+        step, stopped_by = run_steps(config, run, keeper, stop_notice)
+        manager.wait_until_finished()
+        if step < last:
+            log.message(f"stopped at step {step} of {last}, saved; the same command goes on from here")
+    return 130 if stopped_by == signal.SIGINT and step < last else 0
+
+
+def run_steps(
+    config: ml_collections.ConfigDict, run: Run, keeper: Keeper, stop_notice: Callable[[int], int]
+) -> tuple[int, int]:
+    """Takes the steps of a run, to its last or until told to stop; returns the last step taken, and the signal or 0."""
+    state, log, rate = run.state, keeper.log, Rate()
+    schedule = learning_rate(config, run.data.updates)
+    pending, stopped_by = None, 0
+    for step in range(run.start + 1, run.last + 1):
+        batch, ids = next_batch(run.data)
+        if step in run.profiled[:1]:
+            jax.profiler.start_trace(run.profile_folder)
+        state, metrics = run.steps.train(state, sharding.local_rows_to_devices(batch, run.mesh))
+        # Read one step late: the device works on this step while the host reads the one before.
+        wait_for_finite_metrics(pending)
+        pending = Pending(step, metrics, ids)
+        rate.count(config.batch_size // config.accumulate)
+        log.advance(step)
+        if step == run.start + 1:
+            wait_for_finite_metrics(pending)  # has waited for the compiler, which the rate should not count
+            rate.restart()
+        if step in run.profiled[-1:]:
+            wait_for_finite_metrics(pending)
+            jax.profiler.stop_trace()
+            log.message(f"a trace of {PROFILE_STEPS} steps is in {run.profile_folder}")
+
+        stopped_by = stop_notice(step)
+        evaluates = keeper.evaluate is not None and (step % config.eval_every == 0 or step == run.last)
+        if step % config.log_every == 0 or step == run.last:
+            values = wait_for_finite_metrics(pending)
+            values["learning_rate"] = float(schedule((step - 1) // config.accumulate))
+            log.write(step, values | rate.per_second() | device_memory())
+            rate.restart()
+        if evaluates or stopped_by or step % config.checkpoint_every == 0 or step == run.last:
+            wait_for_finite_metrics(pending)  # nothing that is not finite reaches the disk
+            with rate.paused():
+                keeper.keep(step, state, evaluates)
+        if stopped_by:
+            break
+    return step, stopped_by

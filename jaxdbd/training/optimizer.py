@@ -1,0 +1,71 @@
+"""Learning-rate schedule and optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from jaxdbd.errors import UserError
+
+# (peak, steps) -> the learning rate after warm-up.
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "cosine": optax.cosine_decay_schedule,
+    # (1 - t)^0.9, as in D-DFFNet.
+    "poly": lambda peak, steps: optax.polynomial_schedule(peak, 0.0, power=0.9, transition_steps=steps),
+}
+# decay of weights -> the update's direction. Decay is decoupled for adamw, and added to the gradient otherwise.
+OPTIMIZERS: dict[str, Callable[[optax.GradientTransformation], list[optax.GradientTransformation]]] = {
+    "adamw": lambda decay: [optax.scale_by_adam(), decay],
+    "adam": lambda decay: [decay, optax.scale_by_adam()],
+    "sgd": lambda decay: [decay, optax.trace(0.9)],
+}
+
+
+def _named(table: dict[str, Any], field: str, kind: str) -> Any:
+    if kind not in table:
+        raise UserError(f"config.{field}: {kind!r} is not one of {', '.join(table)}")
+    return table[kind]
+
+
+def make_schedule(kind: str, *, peak: float, steps: int, warmup_steps: int) -> optax.Schedule:
+    """Learning rate by step: linear warm-up to `peak`, then down to zero by a key of `SCHEDULES`."""
+    decay = _named(SCHEDULES, "schedule", kind)(peak, max(steps - warmup_steps, 1))
+    if not warmup_steps:
+        return decay
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
+
+
+def is_decayed(params: Any) -> Any:
+    """Which parameters weight decay pulls on: convolution and dense kernels, not biases nor BatchNorm."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def is_encoder(params: Any) -> Any:
+    """Which parameters belong to the encoder."""
+    return {name: jax.tree.map(lambda _, name=name: name == "encoder", leaf) for name, leaf in params.items()}
+
+
+def make_optimizer(
+    kind: str,
+    schedule: optax.Schedule,
+    *,
+    weight_decay: float,
+    encoder_lr_factor: float,
+    clip_norm: float,
+    accumulate: int,
+) -> optax.GradientTransformation:
+    """The optimizer `kind`, a key of `OPTIMIZERS`, behind clipping by the global norm (0: none).
+
+    `encoder_lr_factor` scales the learning rate of the encoder. With `accumulate` above 1, an update is made from the
+    mean gradient of so many calls.
+    """
+    # There even where it is zero, so that a checkpoint fits whatever the value.
+    decay = optax.add_decayed_weights(weight_decay, is_decayed)
+    tx = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        *_named(OPTIMIZERS, "optimizer", kind)(decay),
+        optax.masked(optax.scale(encoder_lr_factor), is_encoder),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.MultiSteps(tx, accumulate).gradient_transformation() if accumulate > 1 else tx

@@ -1,0 +1,98 @@
+"""The training step: a pure function of state and batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from jaxdbd.network.model import DepthDistilledDBD, normalize
+from jaxdbd.weights import Variables
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes. There is no random key: augmentation draws its own, from seed and position."""
+
+    step: Any  # int32; every field also holds shapes or shardings in its arrays' place
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any  # {"params", "batch_stats"} averaged over updates, or None
+
+
+def create_state(variables: Variables, tx: optax.GradientTransformation, ema: bool) -> TrainState:
+    """The state before the first step, from a network's variables."""
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=tx.init(params),
+        ema={"params": params, "batch_stats": batch_stats} if ema else None,
+    )
+
+
+def evaluation_variables(state: TrainState) -> Variables:
+    """What is evaluated and shipped: the average over updates where there is one."""
+    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    model: DepthDistilledDBD,
+    tx: optax.GradientTransformation,
+    loss: Callable[..., tuple[Float[Array, ""], Metrics]],
+    gamma: optax.Schedule,
+    freeze_encoder_norm: bool = False,
+    ema_decay: float = 0.0,
+    accumulate: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """One step on a batch of the input pipeline; returns the new state, and the loss, its terms and gradient norm.
+
+    Args:
+      state: before the step.
+      batch: `image`, `mask`, `weight` and, where a teacher is distilled, `depth`, as `training_batches` gives them.
+      model: the network.
+      tx: the optimizer.
+      loss: `joint_loss` with its settings bound; called with (output, mask, depth, weight, gamma=...).
+      gamma: weight of the depth terms by step.
+      freeze_encoder_norm: keep the encoder's BatchNorm on its running statistics.
+      ema_decay: of the averaged weights, where the state has some.
+      accumulate: so many steps make one update, by their mean gradient; `tx` must be made for it too.
+    """
+    images = normalize(batch["image"], model.encoder)
+    mask = batch["mask"].astype(jnp.float32) / 255
+    depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
+
+    def loss_of(params):
+        output, updates = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            freeze_encoder_norm=freeze_encoder_norm,
+            mutable=["batch_stats"],
+        )
+        total, terms = loss(output, mask, depth, batch["weight"], gamma=gamma(state.step))
+        return total, (terms, updates["batch_stats"])
+
+    grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    ema = state.ema
+    if ema is not None:
+        # Early on, an average over all updates so far: the start would weigh too much otherwise.
+        n = step // accumulate
+        decay = jnp.where(step % accumulate == 0, jnp.minimum(ema_decay, n / (n + 9)), 1.0)
+        now = {"params": params, "batch_stats": batch_stats}
+        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, now)
+    metrics = {**terms, "grad_norm": optax.global_norm(grads)}
+    return TrainState(step, params, batch_stats, opt_state, ema), metrics

@@ -1,0 +1,18 @@
+"""Weights in and out: one `.safetensors` file holds a network, and encoders start from weights that others trained."""
+
+from jaxdbd.weights.pretrained import init_encoder
+from jaxdbd.weights.store import Metadata, Variables, bundled, find, load, read_metadata, save, shapes
+from jaxdbd.weights.tensors import read_tensors
+
+__all__ = [
+    "Metadata",
+    "Variables",
+    "bundled",
+    "find",
+    "init_encoder",
+    "load",
+    "read_metadata",
+    "read_tensors",
+    "save",
+    "shapes",
+]

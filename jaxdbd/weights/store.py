@@ -1,0 +1,140 @@
+"""One `.safetensors` file holds a network: its arrays, and what is needed to rebuild it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxdbd.errors import UserError
+from jaxdbd.files import write_whole
+from jaxdbd.network.encoders import ENCODERS
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.weights.tensors import open_safetensors, read_tensors
+
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of float32 arrays
+
+BUNDLED = Path(__file__).parent / "bundled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a weights file says of itself."""
+
+    config: dict[str, Any]  # the fields of DepthDistilledDBD
+    dataset: str  # what it was trained on
+    license: str  # what its weights may be used for
+    threshold: float  # on the focus probability, for a binary mask
+
+
+def save(
+    path: str | Path,
+    model: DepthDistilledDBD,
+    variables: Variables,
+    *,
+    dataset: str,
+    license: str,
+    threshold: float = 0.5,
+    dtype: Any = np.float32,
+) -> None:
+    """Writes `variables` and what `load` needs to rebuild `model` to one `.safetensors` file, all of it or nothing.
+
+    Arrays are stored as `dtype`: float32 returns bit for bit, float16 halves the file.
+    """
+    path = Path(path)
+    arrays = {
+        name: np.ascontiguousarray(jax.device_get(leaf)).astype(dtype)
+        for name, leaf in flatten_dict(variables, sep="/").items()
+    }
+    notes = {
+        "config": json.dumps(_config(model)),
+        "dataset": dataset,
+        "license": license,
+        "threshold": str(threshold),
+    }
+    # Not `save_file`, whose files nobody but their owner may read.
+    write_whole(path, safetensors.numpy.save(arrays, notes))
+
+
+def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
+    """The network and its float32 variables, from a bundled name, a `.safetensors` file or a training run's folder.
+
+    Raises UserError for an unknown name, or a file that `save` did not write.
+    """
+    path = find(name_or_path)
+    model = _model(path, read_metadata(path).config)
+    arrays = {name: jnp.asarray(array, jnp.float32) for name, array in read_tensors(path).items()}
+    expected = flatten_dict(shapes(model), sep="/")
+    differing = sorted(
+        name
+        for name in expected.keys() | arrays.keys()
+        if name not in arrays or name not in expected or arrays[name].shape != expected[name].shape
+    )
+    if differing:
+        raise UserError(f"{path}: {len(differing)} arrays do not fit the network it names, {differing[0]} the first")
+    return model, unflatten_dict(arrays, sep="/")
+
+
+def read_metadata(name_or_path: str | Path) -> Metadata:
+    """What the weights file says of itself, without reading the arrays. Raises UserError as `load` does."""
+    path = find(name_or_path)
+    with open_safetensors(path) as file:
+        notes = file.metadata() or {}
+    if "config" not in notes:
+        raise UserError(f"{path}: no network's config in it; `jaxdbd convert` turns foreign weights into ours")
+    return Metadata(
+        config=json.loads(notes["config"]),
+        dataset=notes["dataset"],
+        license=notes["license"],
+        threshold=float(notes["threshold"]),
+    )
+
+
+def bundled() -> list[str]:
+    """Names of the weights that come with the package."""
+    return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file behind a bundled name, a file or a training run's folder."""
+    path = Path(name_or_path)
+    if str(name_or_path) in bundled():
+        return BUNDLED / f"{name_or_path}.safetensors"
+    if (path / "weights.safetensors").is_file():
+        return path / "weights.safetensors"
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UserError(f"{path}: not a .safetensors file; `jaxdbd convert` makes one from PyTorch's files")
+        return path
+    names = ", ".join(bundled()) or "none"
+    raise UserError(
+        f"no weights at {name_or_path}: give a .safetensors file, a training folder, or a bundled name ({names})"
+    )
+
+
+def shapes(model: DepthDistilledDBD) -> Variables:
+    """The model's variables as shapes and dtypes, with nothing computed."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
+
+
+def _config(model: DepthDistilledDBD) -> dict[str, Any]:
+    fields = {f.name for f in dataclasses.fields(model)} - {"parent", "name"}
+    return {name: getattr(model, name) for name in sorted(fields)} | {"dtype": jnp.dtype(model.dtype).name}
+
+
+def _model(path: Path, config: dict[str, Any]) -> DepthDistilledDBD:
+    fields = {f.name for f in dataclasses.fields(DepthDistilledDBD)}
+    if unknown := sorted(config.keys() - fields):
+        raise UserError(f"{path}: this version does not know the network's {', '.join(unknown)}: update jaxdbd")
+    if config.get("encoder") not in ENCODERS:
+        raise UserError(f"{path}: this version does not know the encoder {config.get('encoder')!r}: update jaxdbd")
+    widths = config.get("widths")
+    return DepthDistilledDBD(
+        **config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(config.get("dtype", "float32")).type}
+    )

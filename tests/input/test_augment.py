@@ -1,0 +1,236 @@
+"""Augmentation: one geometry for all three arrays, and what each effect does to photograph and mask."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from jaxdbd.input.augment import (
+    Augmentation,
+    add_noise,
+    augment,
+    compress,
+    defocus,
+    jitter_colours,
+    paste,
+    random_box,
+    random_region,
+    sharp_box,
+    tile,
+)
+from jaxdbd.input.geometry import crop_and_resize, resize
+
+PLAIN = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def ramp():
+    """A photograph, mask and depth that all show the same horizontal ramp, at different resolutions."""
+    grey = np.linspace(0, 255, 120).astype(np.uint8)[None].repeat(80, 0)
+    depth = np.linspace(0, 1, 60, dtype=np.float32)[None].repeat(40, 0)
+    return grey[..., None].repeat(3, -1), grey, depth
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_image_mask_and_depth_show_the_same_part(ramp, flip):
+    image, mask, depth = crop_and_resize(*ramp, 64, (0.25, 0.1, 0.75, 0.9), flip)
+    assert image.shape == (64, 64, 3)
+    inside = slice(2, -2)
+    np.testing.assert_allclose(image[:, inside, 0], mask[:, inside], atol=2)
+    np.testing.assert_allclose(mask[:, inside] / 255, depth[:, inside], atol=0.02)
+    row = mask[32, ::-1] if flip else mask[32]
+    assert row[0] == pytest.approx(255 * 0.25, abs=4)
+    assert row[-1] == pytest.approx(255 * 0.75, abs=4)
+
+
+def test_resizing_to_the_same_size_changes_nothing(rng):
+    image = rng.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(resize(image, (32, 48)), image)
+
+
+def test_random_boxes_keep_to_their_bounds(rng):
+    for _ in range(200):
+        left, top, right, bottom = random_box(rng, 0.3, 4 / 3)
+        assert 0 <= left < right <= 1
+        assert 0 <= top < bottom <= 1
+        w, h = right - left, bottom - top
+        # Where a side is cut at the photograph's, the area falls by at most the stretch.
+        assert 0.3 / np.sqrt(4 / 3) - 1e-9 <= w * h <= 1 + 1e-9
+        assert 3 / 4 - 1e-9 <= w / h <= 4 / 3 + 1e-9
+
+
+def test_sharp_box_lies_in_focus_or_there_is_none(rng):
+    mask = np.zeros((200, 300), np.uint8)
+    mask[40:180, 100:280] = 255
+    box = sharp_box(rng, mask, 64)
+    rows, columns = slice(round(box[1] * 200), round(box[3] * 200)), slice(round(box[0] * 300), round(box[2] * 300))
+    assert (mask[rows, columns] == 255).mean() > 0.99
+    assert mask[rows, columns].shape[0] >= 64
+    assert sharp_box(rng, np.zeros((200, 300), np.uint8), 64) is None
+    assert sharp_box(rng, np.full((50, 300), 255, np.uint8), 64) is None
+
+
+def test_tiling_repeats_a_part_and_its_depth(ramp, rng):
+    image, _, depth = ramp
+    box = (0.25, 0.5, 0.5, 1.0)  # 30 x 40 pixels
+    tiled, mask, near = tile(image, depth, box, 0.5, 100, rng)
+    assert tiled.shape == (100, 100, 3)
+    assert mask.shape == (100, 100)
+    assert mask.min() == 255
+    part = resize(image, (20, 15), box)[0, :, 0]
+    start = np.flatnonzero((tiled[0, :-1, 0] == part[0]) & (np.diff(tiled[0, :, 0].astype(int)) > 0))[0]
+    np.testing.assert_array_equal(tiled[0, start : start + 30, 0], np.concatenate([part, part[::-1]]))
+    np.testing.assert_allclose(near, tiled[..., 0] / 255, atol=0.03)
+    larger, _, none = tile(image, None, box, 1.0, 20, rng)
+    np.testing.assert_array_equal(larger[..., 0], image[40:60, 30:50, 0])
+    assert none is None
+
+
+def test_tiled_photographs_are_in_focus_all_over(ramp, rng):
+    image, _, depth = ramp
+    in_focus = np.zeros((80, 120), np.uint8)
+    in_focus[:, :60] = 255
+    shares = []
+    for mask in (np.zeros_like(in_focus), in_focus):
+        views = [augment(image, mask, depth, 64, Augmentation(jitter=0.0, tiled=1.0), rng) for _ in range(60)]
+        full = [(seen, near) for seen, m, near in views if m.min() == 255]
+        for seen, near in full:
+            np.testing.assert_allclose(near, seen[..., 0] / 255, atol=0.06)
+        shares.append((len(full) / len(views), np.mean([seen.max() <= 255 / 2 + 3 for seen, _ in full])))
+    # Without anything in focus, half: the whole photograph, made small. With it, the other half show that part alone.
+    assert shares[0] == (pytest.approx(0.5, abs=0.2), 0.0)
+    assert shares[1] == (1.0, pytest.approx(0.5, abs=0.2))
+
+
+def test_a_sky_lies_above_what_is_wholly_in_focus(rng):
+    image = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    in_focus, near = np.full((96, 96), 255, np.uint8), np.ones((96, 96), np.float32)
+    settings = dataclasses.replace(PLAIN, sky=1.0)
+    shares = []
+    for _ in range(50):
+        seen, mask, depth = augment(image, in_focus, near, 96, settings, rng)
+        assert mask.min() == 255
+        assert np.diff(depth, axis=0).min() >= 0  # far in the sky, near below it, in every column
+        np.testing.assert_allclose(seen[depth == 1], image[depth == 1], atol=1)
+        plain = depth == 0
+        shares.append(plain.mean())
+        assert np.abs(np.diff(seen.astype(int), axis=1))[plain[:, 1:] & plain[:, :-1]].mean() < 3
+    assert 0.2 < np.mean(shares) < 0.6
+    in_focus[:48] = 0
+    np.testing.assert_array_equal(augment(image, in_focus, near, 96, settings, rng)[0], image)
+
+
+def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20] = 255
+    blurred = defocus(image, 4.0)
+    rows = np.flatnonzero(blurred[:, 20, 0])
+    assert rows[0] == 16
+    assert rows[-1] == 24
+    np.testing.assert_array_equal(defocus(np.full((20, 20, 3), 77, np.uint8), 3.0), 77)
+
+
+def test_whole_blur_empties_the_mask_and_sharp_part_fills_it(rng):
+    image = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    mask = np.zeros((200, 300), np.uint8)
+    mask[:, 80:] = 255
+    blurred, empty, _ = augment(image, mask, None, 64, Augmentation(blurred=1.0, jitter=0.0), rng)
+    assert empty.max() == 0
+    assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < 20 < np.abs(np.diff(image.astype(int), axis=1)).mean()
+    _, full, _ = augment(image, mask, None, 64, Augmentation(sharp=1.0, jitter=0.0), rng)
+    assert full.mean() > 0.99 * 255
+
+
+def test_random_regions_cover_part_of_a_square(rng):
+    for size in (64, 256):
+        for _ in range(20):
+            region = random_region(rng, size)
+            assert region.min() == pytest.approx(0, abs=1e-6)
+            assert region.max() == pytest.approx(1, abs=1e-6)
+            assert 0.15 < region.mean() < 0.85
+
+
+def test_refocusing_blurs_a_region_and_only_there_empties_the_mask(rng):
+    image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    settings = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0, refocused=1.0)
+    refocused, mask, _ = augment(image, np.full((256, 256), 255, np.uint8), None, 256, settings, rng)
+    kept, emptied = mask == 255, mask == 0
+    assert min(kept.mean(), emptied.mean()) > 0.1
+    np.testing.assert_allclose(refocused[kept], image[kept], atol=1)
+    # Noise that was blurred over at least three pixels has lost most of its contrast.
+    assert refocused[emptied].std() < 0.5 * image[emptied].std()
+
+
+def test_pasting_lays_one_photographs_focus_over_another():
+    grey, red = np.full((60, 60, 3), 100, np.uint8), np.full((60, 60, 3), (200, 0, 0), np.uint8)
+    below_mask, above_mask = np.zeros((2, 60, 60), np.uint8)
+    below_mask[:15] = 255
+    above_mask[30:, :30] = 255  # the lower left quarter
+    near, far = np.full((60, 60), 0.9, np.float32), np.full((60, 60), 0.2, np.float32)
+    image, mask, depth = paste((grey, below_mask, near), (red, above_mask, far))
+    np.testing.assert_array_equal(image[34:, :26], np.broadcast_to([200, 0, 0], (26, 26, 3)))
+    np.testing.assert_array_equal(image[:, 34:], 100)
+    np.testing.assert_array_equal(mask, np.maximum(below_mask, above_mask))
+    np.testing.assert_allclose(depth[34:, :26], 0.2, atol=1e-4)
+    np.testing.assert_allclose(depth[:26], 0.9, atol=1e-4)
+    assert paste((grey, below_mask, None), (red, above_mask, None))[2] is None
+
+
+def test_another_photograph_is_pasted_with_the_same_part_in_view(ramp, rng):
+    red = np.full((40, 40, 3), (200, 0, 0), np.uint8)
+    lower_left = np.zeros((40, 40), np.uint8)
+    lower_left[20:, :20] = 255
+    nothing = np.zeros_like(ramp[1])
+    image, mask, _ = augment(ramp[0], nothing, None, 64, PLAIN, rng, (red, lower_left, None))
+    np.testing.assert_array_equal(image[36:, :28], np.broadcast_to([200, 0, 0], (28, 28, 3)))
+    np.testing.assert_array_equal(image[:28], crop_and_resize(*ramp, 64)[0][:28])
+    assert mask[36:, :28].min() == 255
+    assert mask[:28].max() == mask[:, 36:].max() == 0
+
+
+def test_what_is_pasted_is_mirrored_by_itself_half_the_time(ramp):
+    settings = dataclasses.replace(PLAIN, flip=True)
+    red, left_half = np.full((40, 40, 3), (200, 0, 0), np.uint8), np.zeros((40, 40), np.uint8)
+    left_half[:, :20] = 255
+    seen = set()
+    for seed in range(16):
+        above = (red, left_half, np.full((10, 10), 0.2, np.float32))
+        image, mask, depth = augment(
+            ramp[0], np.zeros_like(ramp[1]), ramp[2], 64, settings, np.random.default_rng(seed), above
+        )
+        mirrored = bool(mask[32, 60])
+        pasted, kept = (slice(36, 64), slice(0, 28)) if mirrored else (slice(0, 28), slice(36, 64))
+        assert mask[:, pasted].min() == 255
+        assert mask[:, kept].max() == 0
+        np.testing.assert_array_equal(image[:, pasted], np.broadcast_to([200, 0, 0], (64, 28, 3)))
+        np.testing.assert_allclose(depth[:, pasted], 0.2, atol=1e-4)
+        np.testing.assert_allclose(depth[:, kept], image[:, kept, 0] / 255, atol=0.02)
+        seen.add((mirrored, bool(image[32, kept, 0][0] < image[32, kept, 0][-1])))
+    assert len(seen) == 4  # either photograph, whatever the other
+
+
+def test_no_augmentation_is_plain_resizing(ramp, rng):
+    for ours, plain in zip(augment(*ramp, 64, PLAIN, rng), crop_and_resize(*ramp, 64), strict=True):
+        np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+def test_the_same_generator_gives_the_same_view(ramp):
+    settings = Augmentation(sharp=0.3, blurred=0.3, refocused=0.3, noise=5.0, jpeg=0.5)
+    for seed in range(8):
+        first, second = (augment(*ramp, 64, settings, np.random.default_rng(seed)) for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_colour_noise_and_compression_stay_small(rng):
+    image = np.full((64, 64, 3), 128, np.uint8)
+    noisy = add_noise(image, 5.0, rng).astype(float)
+    assert noisy.std() == pytest.approx(5.0, rel=0.05)
+    assert noisy.mean() == pytest.approx(128, abs=0.3)
+    assert np.abs(jitter_colours(image, 0.1, rng).astype(int) - 128).max() <= 14
+    assert np.abs(compress(image, 90).astype(int) - 128).max() <= 2

@@ -1,0 +1,149 @@
+"""Every fast form against the plain one: values and gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jaxdbd.network import convolutions
+
+
+def random(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def close(a, b, tolerance=1e-5):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(jnp.abs(b).max()))
+
+
+def agree(ours, plain, *shapes):
+    """Values and both gradients of two functions of (x, kernel)."""
+    x, kernel = random(*shapes[0]), random(*shapes[1], seed=1)
+    dy = random(*jax.eval_shape(plain, x, kernel).shape, seed=2)
+
+    def value_and_gradients(function):
+        value, backward = jax.vjp(function, x, kernel)
+        return value, backward(dy)
+
+    jax.tree.map(close, *(jax.jit(partial(value_and_gradients, f))() for f in (ours, plain)))
+
+
+def lowered(function, x, kernel, platform):
+    """The program of a layer and of its gradients for a platform."""
+
+    def loss(x, kernel):
+        return (function(x, kernel) ** 2).sum()
+
+    traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(random(*x), random(*kernel))
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
+    x = random(2, 5, 6, 3)
+    dense, ours = nn.Dense(4), convolutions.PointwiseConv(4)
+    variables = dense.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), variables)
+
+    def value_and_gradients(layer):
+        return jax.value_and_grad(lambda v, x: jnp.sin(layer.apply(v, x)).sum(), argnums=(0, 1))(variables, x)
+
+    jax.tree.map(close, value_and_gradients(ours), value_and_gradients(dense))
+
+
+@pytest.mark.parametrize("size", [(5, 6), (64, 65)])
+def test_conv_3x3_has_the_gradients_of_a_convolution(size):
+    shapes = (2, *size, 3), (3, 3, 3, 4)
+    agree(convolutions.conv_3x3, convolutions.same_conv, *shapes)
+    x, kernel, dy = random(*shapes[0]), random(*shapes[1], seed=1), random(2, *size, 4, seed=2)
+    for ours, plain in zip(
+        convolutions.product_conv_gradient(x, kernel, dy),
+        jax.vjp(convolutions.same_conv, x, kernel)[1](dy),
+        strict=True,
+    ):
+        close(ours, plain)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
+def test_depthwise_forms_agree(k, stride, size):
+    plain, shapes = partial(convolutions.grouped_depthwise, stride=stride), ((2, *size, 6), (k, k, 1, 6))
+    agree(partial(convolutions.depthwise_conv, stride=stride), plain, *shapes)
+    agree(partial(convolutions.shifted_depthwise, stride=stride), plain, *shapes)
+
+
+@pytest.mark.parametrize(("groups", "width", "stride"), [(4, 3, 1), (2, 8, 1), (2, 9, 1), (4, 3, 2)])
+@pytest.mark.parametrize("size", [(8, 10), (9, 7)])
+def test_grouped_forms_agree(groups, width, stride, size):
+    plain = partial(convolutions.padded_grouped_conv, groups=groups, stride=stride)
+    shapes = (2, *size, groups * width), (3, 3, width, groups * width)
+    agree(partial(convolutions.grouped_conv_3x3, groups=groups, stride=stride), plain, *shapes)
+    if stride == 1:
+        agree(partial(convolutions.spread_grouped_conv, groups=groups), plain, *shapes)
+
+
+def test_upsample_conv_is_nearest_upsampling_then_convolution():
+    shapes = (2, 5, 6, 4), (3, 3, 4, 7)
+    agree(convolutions.upsample_conv, convolutions.upsampled_conv, *shapes)
+    agree(convolutions.product_upsample_conv, convolutions.upsampled_conv, *shapes)
+
+
+@pytest.mark.parametrize(("k", "size"), [(3, (12, 9)), (5, (7, 16)), (7, (10, 10)), (7, (30, 5)), (7, (1, 1))])
+def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
+    def plain(x, kernel):
+        return convolutions.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
+
+    shapes = (2, *size, 3), (k, k, 3, 4)
+    for form in (convolutions.padded_dilated_conv, convolutions.unpadded_dilated_conv, convolutions.dilated_conv):
+        agree(partial(form, dilation=k), plain, *shapes)
+
+
+def test_wide_dilated_convolutions_choose_a_form_per_platform():
+    assert convolutions.share_within(20, 7, 7) == pytest.approx((6 + 13 + 20 + 13 + 6) / 100)
+    wide = partial(convolutions.dilated_conv, dilation=7), (1, 10, 10, 256), (7, 7, 256, 2)
+    assert "stablehlo.convolution" not in lowered(*wide, "cpu")
+    assert "stablehlo.convolution" in lowered(*wide, "cuda")
+    agree(
+        partial(convolutions.dilated_conv, dilation=7), partial(convolutions.padded_dilated_conv, dilation=7), *wide[1:]
+    )
+
+
+def test_outside_of_jit_each_form_is_compiled_once():
+    x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4)
+    convolutions.depthwise_conv(x, kernel)
+    compiled = convolutions.per_platform._cache_size()
+    convolutions.depthwise_conv(x + 1, kernel, 1)
+    assert convolutions.per_platform._cache_size() == compiled
+    convolutions.depthwise_conv(x, kernel, 2)
+    assert convolutions.per_platform._cache_size() == compiled + 1
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "kernel", "groups"),
+    [
+        (convolutions.depthwise_conv, (1, 8, 8, 4), (3, 3, 1, 4), 4),
+        (convolutions.upsample_conv, (1, 8, 8, 4), (3, 3, 4, 4), 1),
+        (partial(convolutions.grouped_conv_3x3, groups=2), (1, 8, 8, 4), (3, 3, 2, 4), 2),
+    ],
+)
+def test_accelerators_get_one_plain_convolution(layer, x, kernel, groups):
+    for platform in ("cuda", "tpu"):
+        assert f"feature_group_count = {groups} " in lowered(layer, x, kernel, platform)
+    with_cpu_form = jax.jit(layer).trace(random(*x), random(*kernel)).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" not in with_cpu_form
+
+
+def test_max_pool_takes_the_largest_of_four():
+    x = random(2, 8, 6, 5)
+    np.testing.assert_array_equal(convolutions.max_pool_2x2(x), x.reshape(2, 4, 2, 3, 2, 5).max(axis=(2, 4)))
+
+
+def test_same_padding_puts_the_odd_pixel_behind():
+    # TensorFlow's rule, by hand: size 8, k 3, stride 2 -> 4 outputs need 9 pixels, one more than there are.
+    assert convolutions.same_padding(8, 3, 2) == (0, 1)
+    assert convolutions.same_padding(9, 3, 2) == (1, 1)
+    assert convolutions.same_padding(8, 5, 2) == (1, 2)
+    assert convolutions.same_padding(8, 5, 1) == (2, 2)

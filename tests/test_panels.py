@@ -1,0 +1,45 @@
+"""Panels: every picture where its column's title says, whole, and in proportion."""
+
+import numpy as np
+
+from jaxdbd.inference import Prediction
+from jaxdbd.input.pipeline import Example
+from jaxdbd.overlay import depth_colours
+from jaxdbd.panels import example_panel, grey, panel
+
+RED, BLUE = ((np.zeros((60, 100, 3)) + colour).astype(np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
+
+
+def test_grey_rounds_and_clips():
+    values = grey(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]], np.float32))
+    assert values.shape == (1, 5, 3)
+    assert values[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_pictures_keep_their_proportions_and_places():
+    tall = BLUE.transpose(1, 0, 2)  # 100 high, 60 wide
+    sheet = panel([[RED, BLUE], [tall, RED]], ["left", "right"], side=50)
+    assert sheet.shape == (22 + 30 + 4 + 50, 50 + 4 + 50, 3)  # rows as high as their highest picture
+    is_red, is_blue = ((sheet == colour).all(axis=-1) for colour in ((200, 0, 0), (0, 0, 200)))
+    assert is_red[22:52, :50].all()
+    assert is_blue[22:52, 54:].all()
+    assert is_blue[56:106, 10:40].all()
+    assert is_red[66:96, 54:].all()
+    assert is_red.sum() == is_blue.sum() == 2 * 30 * 50
+
+
+def test_example_panel_shows_depth_only_where_there_is_any():
+    mask = np.zeros((60, 100), np.uint8)
+    focus = np.full((60, 100), 0.25, np.float32)
+    near = np.ones((30, 50), np.float16)
+    bare = example_panel([Example("a", RED, mask, None)], [Prediction(focus, None)])
+    full = example_panel([Example("a", RED, mask, near)], [Prediction(focus, focus)])
+    side = 224
+    assert bare.shape[1] == 3 * (side + 4) - 4
+    assert full.shape[1] == 5 * (side + 4) - 4
+    y = 22 + 60  # well inside a row of 134
+    assert full.shape[0] == 22 + round(side * 0.6)
+    assert full[y, 2 * (side + 4) + side // 2].tolist() == [64, 64, 64]
+    wanted = [depth_colours(np.full((1, 1), v, np.float32))[0, 0] for v in (1, 0.25)]
+    for column, colour in zip((3, 4), wanted, strict=True):
+        assert np.abs(full[y, column * (side + 4) + side // 2].astype(int) - colour).max() <= 2

@@ -1,0 +1,149 @@
+"""Checkpoints on disk: which are kept, and what happens to damaged ones and those of another run."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdbd import sharding
+from jaxdbd.errors import UserError
+from jaxdbd.training import checkpoint
+
+CONFIG = {
+    "encoder": "lite0",
+    "optimizer": "adamw",
+    "ema_decay": 0.9,
+    "accumulate": 1,
+    "learning_rate": 1e-3,
+    "model": {"widths": (1, 2), "sab": True},
+}
+
+
+def make_state(step: int) -> dict:
+    return {"step": jnp.int32(step), "params": {"kernel": jnp.full((4, 3), float(step))}}
+
+
+def make_data():
+    return iter(grain.MapDataset.range(100).seed(0).shuffle().batch(2).to_iter_dataset())
+
+
+def write(folder: Path, steps=(1, 2, 3), keep=10, maes=None) -> None:
+    """A run that saved after each of `steps`."""
+    manager, data = checkpoint.open_manager(folder, keep), make_data()
+    for step in range(1, max(steps) + 1):
+        next(data)
+        if step in steps:
+            scores = {"mae": maes[step], "f": 0.5} if maes and step in maes else None
+            checkpoint.save(manager, step, make_state(step), data, CONFIG, scores)
+    manager.close()
+
+
+def read(folder: Path, config=CONFIG):
+    manager, data = checkpoint.open_manager(folder, 10), make_data()
+    shapes = jax.eval_shape(lambda: make_state(0))
+    placement = sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False)
+    try:
+        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), data, config), data
+    finally:
+        manager.close()
+
+
+def damage(folder: Path, how: str) -> None:
+    """What a full disk or a careless hand leaves of a checkpoint."""
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    if how == "truncated":
+        for file in files:
+            os.truncate(file, file.stat().st_size // 2)
+    elif how == "data gone":
+        for file in files:
+            if "/d/" in str(file):
+                file.unlink()
+    elif how == "state gone":
+        for file in (folder / "state").rglob("*"):
+            if file.is_file():
+                file.unlink()
+    elif how == "meta garbled":
+        (folder / "meta" / "metadata").write_text("{")
+
+
+def test_newest_comes_back_with_its_place_in_the_data(tmp_path):
+    write(tmp_path)
+    state, data = read(tmp_path)
+    assert int(state["step"]) == 3
+    np.testing.assert_array_equal(state["params"]["kernel"], np.full((4, 3), 3.0))
+    whole = make_data()
+    fourth = [next(whole) for _ in range(4)][-1]
+    np.testing.assert_array_equal(next(data), fourth)
+
+
+def test_nothing_there(tmp_path):
+    assert read(tmp_path)[0] is None
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    write(tmp_path, steps=range(1, 8), keep=2, maes={2: 0.2, 3: 0.1, 5: 0.3})
+    assert {int(p.name) for p in tmp_path.iterdir()} == {3, 6, 7}
+    manager = checkpoint.open_manager(tmp_path, 2)
+    assert checkpoint.best_mae(manager) == 0.1
+    manager.close()
+
+
+def test_says_what_it_was_made_from(tmp_path):
+    write(tmp_path)
+    meta = json.loads((tmp_path / "3" / "meta" / "metadata").read_text())
+    assert meta["config"]["model"] == {"widths": [1, 2], "sab": True}
+    assert re.fullmatch(r"([0-9a-f]{40}\+?)?", meta["git"])
+
+
+@pytest.mark.parametrize("how", ["truncated", "data gone", "state gone", "meta garbled"])
+def test_damaged_is_passed_over(tmp_path, how, capfd):
+    write(tmp_path)
+    damage(tmp_path / "3", how)
+    state, data = read(tmp_path)
+    assert int(state["step"]) == 2
+    assert data.get_state() == {"next_index": 2}
+    warning = capfd.readouterr().err.strip()
+    assert warning.startswith(f"warning: checkpoint {tmp_path}/3 is damaged, passed over")
+    assert "\n" not in warning
+    # Its step can be written again, and is what comes back then.
+    manager = checkpoint.open_manager(tmp_path, 10)
+    checkpoint.save(manager, 3, make_state(3), data, CONFIG, None)
+    manager.close()
+    assert int(read(tmp_path)[0]["step"]) == 3
+    assert (tmp_path / "damaged_3").is_dir()
+
+
+def test_all_damaged_is_an_error_and_nothing_is_moved(tmp_path):
+    write(tmp_path)
+    for step in "123":
+        damage(tmp_path / step, "state gone")
+    with pytest.raises(UserError, match=f"no checkpoint in {tmp_path} can be read"):
+        read(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2", "3"}
+
+
+def test_another_network_is_an_error_that_shows_the_difference(tmp_path):
+    write(tmp_path)
+    other = CONFIG | {"encoder": "vgg16", "model": {"widths": (1, 3), "sab": True}}
+    difference = r"encoder: 'lite0' -> 'vgg16', model.widths: \[1, 2\] -> \(1, 3\)"
+    with pytest.raises(UserError, match=difference) as caught:
+        read(tmp_path, other)
+    assert "\n" not in str(caught.value)
+    for changed in ({"optimizer": "sgd"}, {"ema_decay": 0.0}, {"accumulate": 2}):
+        with pytest.raises(UserError, match=f"{next(iter(changed))}: "):
+            read(tmp_path, CONFIG | changed)
+
+
+def test_another_learning_rate_is_only_told(tmp_path, capfd):
+    write(tmp_path)
+    state, _ = read(tmp_path, CONFIG | {"learning_rate": 0.1, "ema_decay": 0.5})
+    assert int(state["step"]) == 3
+    warnings = capfd.readouterr().err
+    assert "config.learning_rate has changed since checkpoint 3: 0.001 -> 0.1" in warnings
+    assert "config.ema_decay has changed" in warnings

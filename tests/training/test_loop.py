@@ -1,0 +1,333 @@
+"""Training as users start it: stopped in every way and resumed, on other devices and processes, and the step itself."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from jaxdbd import weights
+from jaxdbd.errors import UserError
+from jaxdbd.inference import probability_and_nearness
+from jaxdbd.input.pipeline import open_split
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.training.logs import read_metrics
+from jaxdbd.training.loop import make_model, train
+from jaxdbd.training.losses import joint_loss
+from jaxdbd.training.optimizer import make_optimizer
+from jaxdbd.training.step import create_state, train_step
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """Rendered scenes of 64 pixels, built as a user builds them."""
+    folder = tmp_path_factory.mktemp("data")
+    command = [sys.executable, tiny.ROOT / "data/build.py", "--dataset=synthetic", "--teacher=scene", "--size=64"]
+    command += ["--train_scenes=24", "--test_scenes=6", f"--data_dir={folder}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def start(data_dir: Path, workdir: Path, *flags: str, devices: int = 1) -> subprocess.Popen:
+    """train.py with the tiny network, in a process of its own with so many CPU devices."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(tiny.ROOT / ".cache" / "jax"),
+    }
+    command = [sys.executable, tiny.__file__, f"--workdir={workdir}", f"--config.data_dir={data_dir}", *flags]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*processes: subprocess.Popen, status: int = 0) -> str:
+    """Waits; returns what the first wrote to stderr."""
+    written = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), written[0]
+    return written[0]
+
+
+def start_two(data_dir: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
+    """Two processes with two devices each that train together."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    flags = (*flags, f"--coordinator=localhost:{port}", "--process_count=2")
+    return [start(data_dir, workdir, *flags, f"--process_id={i}", devices=2) for i in range(2)]
+
+
+def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
+    """Until the log has reached `step`."""
+    while not any(line["step"] >= step for line in read_metrics(workdir / "metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def losses(workdir: Path) -> np.ndarray:
+    """The loss of every step; fails where one is missing or there twice."""
+    lines = [line for line in read_metrics(workdir / "metrics.jsonl") if "loss" in line]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    return np.array([line["loss"] for line in lines])
+
+
+def assert_close(a: Path, b: Path, rtol: float) -> None:
+    """Losses within `rtol`; Adam hides the gradient's scale from them, so its norm is compared as well.
+
+    That only roughly: rounding turns ReLUs over, which moved the norm by up to 1 %. A sum in a mean's place doubles it.
+    """
+    np.testing.assert_allclose(losses(a), losses(b), rtol=rtol)
+    norms = [[line["grad_norm"] for line in read_metrics(d / "metrics.jsonl") if "loss" in line] for d in (a, b)]
+    np.testing.assert_allclose(*norms, rtol=5e-2)
+
+
+def final_state(workdir: Path) -> dict:
+    """The arrays of the last checkpoint."""
+    return ocp.StandardCheckpointer().restore(workdir.absolute() / "checkpoints" / str(STEPS) / "state")
+
+
+def assert_identical(a: Path, b: Path) -> None:
+    jax.tree.map(np.testing.assert_array_equal, final_state(a), final_state(b))
+    ours, theirs = (weights.read_tensors(folder / "weights.safetensors") for folder in (a, b))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    np.testing.assert_array_equal(losses(a), losses(b))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory) -> Path:
+    """The workdir of a run on one device that nothing happened to."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(start(data_dir, workdir))
+    return workdir
+
+
+@pytest.mark.slow
+def test_leaves_what_it_promises(undisturbed):
+    names = {p.name for p in undisturbed.iterdir()}
+    assert names == {"checkpoints", "config.json", "metrics.jsonl", "tensorboard", "weights.safetensors"}
+    lines = read_metrics(undisturbed / "metrics.jsonl")
+    terms = {"step", "of", "time", "loss", "bce", "soft_iou", "depth", "grad_norm", "learning_rate", "images_per_s"}
+    assert set(lines[1]) == terms
+    scores = [line for line in lines if "eval/mae" in line]
+    assert [line["step"] for line in scores] == [10, 20]
+    # The two newest, and the best where it is not among them.
+    best = min(scores, key=lambda line: line["eval/mae"])["step"]
+    assert {int(p.name) for p in (undisturbed / "checkpoints").iterdir()} == {16, 20, best}
+
+
+@pytest.mark.slow
+def test_killed_twice_ends_bit_identical(data_dir, undisturbed, tmp_path):
+    for step in (random.randint(1, 9), random.randint(11, 18)):
+        process = start(data_dir, tmp_path)
+        wait_for_step(tmp_path, step, process)
+        process.kill()
+        process.wait()
+    finish(start(data_dir, tmp_path))
+    assert_identical(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_sigterm_and_ctrl_c_save_and_end_bit_identical(data_dir, undisturbed, tmp_path):
+    for number, status, step in ((signal.SIGTERM, 0, 6), (signal.SIGINT, 130, 13)):
+        process = start(data_dir, tmp_path)
+        wait_for_step(tmp_path, step, process)
+        process.send_signal(number)
+        message = finish(process, status=status)
+        assert "saved; the same command goes on from here" in message
+        saved = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+        assert step <= saved < STEPS
+    finish(start(data_dir, tmp_path))
+    assert_identical(tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one(data_dir, undisturbed, tmp_path):
+    finish(start(data_dir, tmp_path, devices=8))
+    assert_close(tmp_path, undisturbed, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["two processes", "one process"])
+def test_processes_train_as_one_and_resume_each_other(data_dir, undisturbed, tmp_path, first):
+    # SIGTERM to one process stops both, at the same step.
+    def go(two):
+        return start_two(data_dir, tmp_path) if two else [start(data_dir, tmp_path, devices=4)]
+
+    processes = go(first == "two processes")
+    wait_for_step(tmp_path, 5, processes[0])
+    processes[-1].send_signal(signal.SIGTERM)
+    assert "saved" in finish(*processes)
+    assert max(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")) < STEPS
+    assert "resumed at step" in finish(*go(first == "one process"))
+    assert_close(tmp_path, undisturbed, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_fsdp_trains_as_replicated(data_dir, undisturbed, tmp_path):
+    finish(start(data_dir, tmp_path / "fsdp", "--config.fsdp=true", devices=4))
+    finish(start(data_dir, tmp_path / "replicated", devices=4))
+    assert_close(tmp_path / "fsdp", tmp_path / "replicated", rtol=1e-5)
+    # Whoever reads the weights need not know how they were trained.
+    ours, theirs = (weights.read_tensors(tmp_path / n / "weights.safetensors") for n in ("fsdp", "replicated"))
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)
+
+
+def tiny_config(data_dir: Path, **fields):
+    config = tiny.get_config()
+    config.data_dir = str(data_dir)
+    config.update(fields)
+    return config
+
+
+@pytest.mark.slow
+def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, tmp_path):
+    config = tiny_config(data_dir, steps=4, checkpoint_every=2, eval_split="")
+    assert train(config, tmp_path) == 0
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.joinpath("checkpoints").rglob("*")}
+    config = tiny_config(data_dir, steps=8, checkpoint_every=100, eval_split="", learning_rate=1e30, clip_norm=0.0)
+    ids = {record["id"].decode() for record in open_split("dbd/synthetic", "train", str(data_dir))}
+    with pytest.raises(UserError, match=r"step [5-8]: not finite \(.*bce .*loss .*\) on images ") as caught:
+        train(config, tmp_path)
+    named = str(caught.value).partition("on images ")[2].partition(";")[0].split(", ")
+    assert len(named) == 8
+    assert set(named) <= ids
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.joinpath("checkpoints").rglob("*")}
+    assert after == before
+
+
+@pytest.mark.slow
+def test_profile_and_start_from_weights(data_dir, tmp_path):
+    config = tiny_config(data_dir, steps=10, eval_split="")
+    assert train(config, tmp_path / "a", profile=True) == 0
+    assert list((tmp_path / "a" / "profile").rglob("*.xplane.pb"))
+    # At a learning rate of zero, what comes out is what went in; but for BatchNorm's statistics.
+    file = str(tmp_path / "a" / "weights.safetensors")
+    config = tiny_config(data_dir, steps=10, eval_split="", init_from=file, learning_rate=1e-30, ema_decay=0.0)
+    assert train(config, tmp_path / "b") == 0
+    _, before = weights.load(file)
+    _, after = weights.load(tmp_path / "b")
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), after["params"], before["params"])
+    config = tiny_config(data_dir, init_from=file)
+    config.model.sab = False
+    with pytest.raises(UserError, match=r"config\.init_from=.*another network"):
+        train(config, tmp_path / "c")
+
+
+def test_wrong_configs_are_one_line(data_dir, tmp_path):
+    for fields, message in (
+        ({"train_split": "nonsense"}, "nonsense"),
+        ({"dataset": "dbd/nowhere"}, "dbd/nowhere is not built"),
+        ({"init_from": "nowhere.safetensors"}, "no weights at nowhere.safetensors"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            train(tiny_config(data_dir, **fields), tmp_path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="--profile needs 10 steps"):
+        train(tiny_config(data_dir, steps=9), tmp_path, profile=True)
+
+
+class FrozenNorm(DepthDistilledDBD):
+    """The network with all BatchNorm on running statistics, so that images of a batch do not see each other."""
+
+    def __call__(self, images, train=False, freeze_encoder_norm=False):
+        return super().__call__(images, train=False)
+
+
+def random_batch(n: int, size: int = 32) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "mask": rng.integers(0, 2, (n, size, size, 1), dtype=np.uint8) * np.uint8(255),
+        "depth": rng.random((n, size, size, 1)).astype(np.float16),
+        "weight": np.ones(n, np.float32),
+    }
+
+
+def make_step(model: DepthDistilledDBD, tx: optax.GradientTransformation, **fields):
+    losses = {"focus_loss": "bce+iou", "depth_loss": "l1", "side_weights": (1.0,) * 5}
+    loss = partial(joint_loss, **losses)
+    return partial(train_step, model=model, tx=tx, loss=loss, gamma=optax.constant_schedule(0.1), **fields)
+
+
+def test_accumulation_equals_the_large_batch():
+    model = FrozenNorm(encoder="tiny", full_resolution=False, srfb="none")
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    batch = random_batch(8)
+    states = {}
+    for accumulate in (1, 4):
+        tx = make_optimizer(
+            "adamw",
+            optax.constant_schedule(1e-3),
+            weight_decay=1e-4,
+            encoder_lr_factor=0.5,
+            clip_norm=1.0,
+            accumulate=accumulate,
+        )
+        step = jax.jit(make_step(model, tx, ema_decay=0.9, accumulate=accumulate))
+        state = create_state(variables, tx, ema=True)
+        rows = 8 // accumulate
+        for _ in range(2):
+            for i in range(accumulate):
+                state, _ = step(state, {k: v[i * rows : (i + 1) * rows] for k, v in batch.items()})
+        states[accumulate] = state
+    assert states[4].step == 8
+    close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
+    jax.tree.map(close, states[4].params, states[1].params)
+    jax.tree.map(close, states[4].ema, states[1].ema)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), states[1].params, variables["params"])
+    assert max(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_padding_rows_do_not_count():
+    # With BatchNorm frozen, a row of weight 0 changes nothing.
+    model = FrozenNorm(encoder="tiny", full_resolution=False, srfb="none")
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    tx = optax.sgd(0.1)
+    step = jax.jit(make_step(model, tx))
+    batch = random_batch(8)
+    batch["weight"][5:] = 0
+    other = batch | {"image": batch["image"].copy(), "depth": batch["depth"].copy()}
+    other["image"][5:], other["depth"][5:] = 0, 0
+    (a, metrics_a), (b, metrics_b) = (step(create_state(variables, tx, ema=False), x) for x in (batch, other))
+    assert metrics_a == metrics_b
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_lowers_for_accelerators_that_are_not_here(platform, dtype):
+    model = DepthDistilledDBD(encoder="lite0", full_resolution=False, dtype=jnp.dtype(dtype))
+    tx = make_optimizer("adamw", lambda _: 1e-3, weight_decay=1e-4, encoder_lr_factor=1.0, clip_norm=5.0, accumulate=1)
+    shapes = jax.eval_shape(partial(create_state, tx=tx, ema=True), weights.shapes(model))
+    step = jax.jit(make_step(model, tx, ema_decay=0.99), donate_argnums=0)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), random_batch(8, 64))
+    lowered = step.trace(shapes, batch).lower(lowering_platforms=(platform,))
+    # The accelerators' form of the depthwise convolution: one grouped convolution, where a CPU has shifted sums.
+    assert "feature_group_count = 672" in lowered.as_text()
+
+
+def test_inference_gives_probabilities_and_nearness():
+    config = tiny.get_config()
+    model = make_model(config)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    focus, depth = jax.jit(partial(probability_and_nearness, model))(variables, random_batch(2)["image"])
+    assert focus.shape == depth.shape == (2, 32, 32)
+    for maps in (focus, depth):
+        assert 0 <= float(maps.min()) <= float(maps.max()) <= 1
+    config.model.depth_head = False
+    model = make_model(config)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    assert probability_and_nearness(model, variables, jnp.asarray(random_batch(1)["image"]))[1] is None

@@ -1,0 +1,123 @@
+"""Every loss against values worked out by hand, and the joint loss against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdbd.network.model import Output
+from jaxdbd.training.losses import bce, dof_edge, joint_loss, l1, l2, scale_shift_invariant, shrink_to, soft_iou
+
+
+def maps(*rows) -> jnp.ndarray:
+    """One map [1, h, w, 1]."""
+    return jnp.asarray(rows, jnp.float32)[None, ..., None]
+
+
+def logit(p: float) -> float:
+    return float(np.log(p / (1 - p)))
+
+
+def test_bce():
+    # -(ln 0.75 + ln (1 - 0.2)) / 2
+    value = bce(maps([logit(0.75), logit(0.2)]), maps([1.0, 0.0]))
+    np.testing.assert_allclose(value, [(0.287682 + 0.223144) / 2], rtol=1e-5)
+    # A soft target of 0.5 on a probability of 0.5: ln 2.
+    np.testing.assert_allclose(bce(maps([0.0]), maps([0.5])), [0.693147], rtol=1e-5)
+    # Far out, where exp would overflow: |logit|.
+    np.testing.assert_allclose(bce(maps([1e4]), maps([0.0])), [1e4], rtol=1e-6)
+
+
+def test_soft_iou():
+    # p = .75 .5, y = 1 0: intersection .75, union .75 + .5 + 1 - .75 = 1.5; 1 - 1.75 / 2.5
+    np.testing.assert_allclose(soft_iou(maps([logit(0.75), 0.0]), maps([1.0, 0.0])), [0.3], rtol=1e-5)
+    # Nothing in focus and nothing predicted is right, thanks to the smoothing.
+    np.testing.assert_allclose(soft_iou(maps([-50.0, -50.0]), maps([0.0, 0.0])), [0.0], atol=1e-6)
+
+
+def test_dof_edge():
+    # A step between columns 2 and 3 of a 4x4 map: the Laplacian of the label is -3 and +3 beside it, 0 elsewhere.
+    label = maps(*[[0.0, 0.0, 1.0, 1.0]] * 4)
+    # Probability 0.5 everywhere has no border: overlap 0, label edges 8; half of 1 - 1 / 9.
+    np.testing.assert_allclose(dof_edge(jnp.zeros((1, 4, 4, 1)), label), [0.5 * (1 - 1 / 9)], rtol=1e-5)
+    # The label itself: e = 9, e / (e + 1) = 0.9 on 8 pixels; half of 1 - (2 * 7.2 + 1) / (8 * 0.81 + 8 + 1).
+    perfect = (label * 2 - 1) * 50
+    np.testing.assert_allclose(dof_edge(perfect, label), [0.5 * (1 - 15.4 / 15.48)], rtol=1e-4)
+    # A photograph wholly in focus has no border either, not even at its frame.
+    np.testing.assert_allclose(dof_edge(jnp.full((1, 4, 4, 1), 50.0), jnp.ones((1, 4, 4, 1))), [0.0], atol=1e-6)
+
+
+def test_l1_l2():
+    a, b = maps([0.0, 1.0], [0.5, 0.25]), maps([0.5, 0.0], [0.5, 0.5])
+    np.testing.assert_allclose(l1(a, b), [(0.5 + 1 + 0 + 0.25) / 4], rtol=1e-6)
+    np.testing.assert_allclose(l2(a, b), [(0.25 + 1 + 0 + 0.0625) / 4], rtol=1e-6)
+
+
+def test_scale_shift_invariant():
+    # Medians 2 and 1, mean absolute deviations 4/3 and 2: (-1.5, 0, 1.5) against (-0.5, 0, 2.5).
+    a, b = maps([0.0, 2.0, 4.0]), maps([0.0, 1.0, 6.0])
+    np.testing.assert_allclose(scale_shift_invariant(a, b), [(1.0 + 0 + 1.0) / 3], rtol=1e-5)
+    rng = np.random.default_rng(0)
+    depth = jnp.asarray(rng.random((2, 5, 7, 1)), jnp.float32)
+    np.testing.assert_allclose(scale_shift_invariant(3 * depth - 2, depth), [0, 0], atol=1e-5)
+    # A flat prediction must not divide by zero, backwards either.
+    flat = jax.grad(lambda x: scale_shift_invariant(x, depth).sum())(jnp.ones((2, 5, 7, 1)))
+    assert bool(jnp.isfinite(flat).all())
+
+
+def test_losses_are_per_image():
+    a, b = maps([0.0, 1.0]), maps([1.0, 1.0])
+    for loss in (bce, soft_iou, dof_edge, l1, l2, scale_shift_invariant):
+        both = loss(jnp.concatenate([a, b]), jnp.concatenate([b, b]))
+        np.testing.assert_allclose(both, [loss(a, b)[0], loss(b, b)[0]], rtol=1e-6)
+
+
+def test_shrink_averages_blocks():
+    target = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    np.testing.assert_allclose(shrink_to(target, (2, 2))[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]])
+
+
+def random_output(rng, b: int = 2) -> Output:
+    def draw(side):
+        return jnp.asarray(rng.normal(size=(b, side, side, 1)), jnp.float32)
+
+    sides = (1, 2, 4, 8, 16)
+    return Output(draw(32), draw(32), tuple(map(draw, sides)), tuple(map(draw, sides)))
+
+
+@pytest.mark.parametrize(("focus_loss", "terms"), [("bce", [bce]), ("bce+iou", [bce, soft_iou])])
+@pytest.mark.parametrize(("depth_loss", "depth_term"), [("l1", l1), ("l2", l2), ("ssi", scale_shift_invariant)])
+def test_joint_loss_is_the_weighted_sum(focus_loss, terms, depth_loss, depth_term):
+    rng = np.random.default_rng(1)
+    output, side_weights, gamma = random_output(rng), (0.0, 1.0, 2.0, 0.5, 1.0), 0.3
+    mask = jnp.asarray(rng.integers(0, 2, (2, 32, 32, 1)), jnp.float32)
+    depth = jnp.asarray(rng.random((2, 32, 32, 1)), jnp.float32)
+
+    def expected(term, fused, sides, target):
+        sides = [w * term(s, shrink_to(target, s.shape[1:3])) for s, w in zip(sides, side_weights, strict=True)]
+        return float((term(fused, target) + sum(sides)).mean())
+
+    focus = sum(expected(term, output.focus, output.side_focus, mask) for term in terms)
+    near = expected(depth_term, output.depth, output.side_depth, depth)
+    options = {"focus_loss": focus_loss, "depth_loss": depth_loss, "gamma": gamma, "side_weights": side_weights}
+    total, logged = joint_loss(output, mask, depth, jnp.ones(2), **options)
+    np.testing.assert_allclose(total, focus + gamma * near, rtol=1e-5)
+    assert set(logged) == {"loss", "depth", *(t.__name__ for t in terms)}
+    np.testing.assert_allclose(logged["depth"], near, rtol=1e-5)
+    # Without a teacher, or without a depth head, only the focus terms are left.
+    without = joint_loss(output, mask, None, jnp.ones(2), **options)[0]
+    headless = joint_loss(output._replace(depth=None, side_depth=()), mask, depth, jnp.ones(2), **options)[0]
+    np.testing.assert_allclose([without, headless], focus, rtol=1e-5)
+
+
+def test_rows_of_weight_zero_do_not_count():
+    rng = np.random.default_rng(2)
+    output = random_output(rng, 3)
+    mask = jnp.asarray(rng.integers(0, 2, (3, 32, 32, 1)), jnp.float32)
+    depth = jnp.asarray(rng.random((3, 32, 32, 1)), jnp.float32)
+    options = {"focus_loss": "bce+dof_edge", "depth_loss": "l1", "gamma": 1.0, "side_weights": (1.0,) * 5}
+    padded, _ = joint_loss(output, mask, depth, jnp.array([1.0, 1.0, 0.0]), **options)
+    short = jax.tree.map(lambda x: x[:2], (output, mask, depth))
+    np.testing.assert_allclose(padded, joint_loss(*short, jnp.ones(2), **options)[0], rtol=1e-6)
+    nothing, _ = joint_loss(output, mask, depth, jnp.zeros(3), **options)
+    assert float(nothing) == 0

@@ -1,0 +1,1 @@
+"""Scripts that measure and draw what the documents report: python -m tools.NAME."""

@@ -1,0 +1,59 @@
+"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, with focus map, overlay and depth.
+
+    python -m tools.gallery [--weights=W]
+
+Four photographs come with scikit-image, all free to show: the cat Chelsea (Stefan van der Walt, CC0), a coffee cup
+(Rachel Michetti, CC0), Eileen Collins (NASA, public domain), a Falcon 9 rocket (SpaceX, public domain). Four are scenes
+that data/synthetic.py renders, under a seed that no dataset uses. The other picture has what is hard: China
+(danielbuechele, CC BY 2.0, from scikit-learn), coins (Brooklyn Museum, no known restrictions) and grass (CC0 Textures),
+sharp all over, and brick (CC0 Textures), once sharp and once blurred by a hundredth of its width.
+"""
+
+import argparse
+from pathlib import Path
+
+import skimage.data
+from PIL import Image
+from skimage.color import gray2rgb
+from sklearn.datasets import load_sample_image
+
+import jaxdbd
+from data import synthetic
+from jaxdbd import weights
+from jaxdbd.input.augment import defocus
+from jaxdbd.overlay import depth_colours, overlay
+from jaxdbd.panels import grey, panel
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def draw(model, variables, threshold: float, photographs: list, out: Path) -> None:
+    """A row for each photograph: itself, focus map, overlay and, with a depth head, depth."""
+    rows = [
+        [photo, grey(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colours(depth)])]
+        for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
+    ]
+    titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
+    Image.fromarray(panel(rows, titles[: len(rows[0])], side=256)).save(out, quality=88)
+
+
+def main() -> None:
+    """Predicts and draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the two pictures")
+    args = parser.parse_args()
+
+    threshold = weights.read_metadata(args.weights).threshold
+    model, variables = jaxdbd.load(args.weights)
+    photographs = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut", "rocket")]
+    scenes = synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]
+    photographs += [synthetic.render(scene)[0] for scene in scenes]
+    draw(model, variables, threshold, photographs, args.out / "gallery.jpg")
+    coins, grass, brick = (gray2rgb(getattr(skimage.data, name)()) for name in ("coins", "grass", "brick"))
+    hard = [load_sample_image("china.jpg"), coins, grass, brick, defocus(brick, 0.01 * max(brick.shape))]
+    draw(model, variables, threshold, hard, args.out / "failures.jpg")
+
+
+if __name__ == "__main__":
+    main()
