@@ -2,6 +2,7 @@
 
     python data/build.py --dataset=cuhk --manual_dir=DIR --teacher=onnx:FILE [--data_dir=DIR]
     python data/build.py --dataset=synthetic --teacher=scene
+    python data/build.py --dataset=refocused --manual_dir=DIR --teacher=onnx:FILE
     python data/build.py --dataset=cuhk --describe
 
 data/README.md has the folders each dataset is expected in.
@@ -22,13 +23,13 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
     sys.path.insert(0, ROOT)
 
-from data import checks, sources, synthetic, teachers, textures  # noqa: E402
+from data import checks, refocus, sources, synthetic, teachers, textures  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    names = [*sources.SOURCES, "synthetic"]
+    names = [*sources.SOURCES, "synthetic", "refocused"]
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dataset", required=True, choices=names)
     p.add_argument("--manual_dir", type=Path, help="the raw folder")
@@ -56,11 +57,14 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one name a line")
     g.add_argument("--train_list", type=Path, help="the same to train on (default: all the others)")
 
+    g = p.add_argument_group("rendered datasets")
+    g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")
+    g.add_argument("--renderings", type=int, default=2, help="refocused: scenes per photograph (default: 2)")
+
     g = p.add_argument_group("synthetic")
     g.add_argument("--train_scenes", type=int, default=400)
     g.add_argument("--test_scenes", type=int, default=60)
     g.add_argument("--size", type=int, default=256)
-    g.add_argument("--seed", type=int, default=0)
     g.add_argument("--textures", type=Path, help="folder of all-in-focus photographs to use as textures")
     return p
 
@@ -102,6 +106,10 @@ def build(args: argparse.Namespace) -> None:
         raise UserError(
             "--teacher=dir:DIR goes by the names of photographs; for --dataset=synthetic use --teacher=scene"
         )
+    if args.teacher == "none" and args.dataset == "refocused":
+        raise UserError("--dataset=refocused blurs by depth: give a teacher, dir:DIR, onnx:FILE or hf:MODEL")
+    if args.renderings < 1:
+        raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:
         raise UserError(f"--num_shards={args.num_shards}: at least 1")
     settings = teachers.Settings(
@@ -133,6 +141,8 @@ def build(args: argparse.Namespace) -> None:
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
     if args.dataset != "synthetic":
         splits = checks.check(source, splits, problems, args.drop_duplicates)
+    if args.dataset == "refocused":
+        load, splits = refocus.load, refocus.scenes(splits, args.renderings, args.seed)
 
     with sole_builder(folder):
         builder = Dbd(
@@ -142,6 +152,7 @@ def build(args: argparse.Namespace) -> None:
             metadata=metadata,
             cache=data_dir / "dbd_teacher_cache",
             beam=args.beam,
+            render=refocus.render if args.dataset == "refocused" else None,
             config=args.dataset,
             data_dir=data_dir,
             file_format="array_record",
@@ -159,7 +170,7 @@ def build(args: argparse.Namespace) -> None:
             )
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
-    if teacher:
+    if teacher and args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
         from data.describe import auc_line, statistics
 
         for split, figures in statistics(folder).items():
@@ -170,14 +181,26 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
     """The source, the pairs of each split, the problems met so far, and what the metadata says of the raw files."""
     if args.manual_dir is None:
         raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder with its files")
-    source = sources.customise(
-        sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
-    )
-    splits, problems = sources.find_pairs(source, args.manual_dir)
-    sizes = [[split, p.id, p.image.stat().st_size, p.mask.stat().st_size] for split in splits for p in splits[split]]
+    if args.dataset == "refocused":
+        source = sources.REFOCUSED
+        splits, problems = sources.find_photographs(args.manual_dir, args.test_list, args.train_list)
+        lists = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
+        extra = {"renderings": args.renderings, "seed": args.seed}
+        extra |= {f"{which}_list": teachers.digest({"names": names}) for which, names in lists.items()}
+    else:
+        source = sources.customise(
+            sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
+        )
+        splits, problems = sources.find_pairs(source, args.manual_dir)
+        extra = {"masks_white": source.white}
+    sizes = [
+        [split, p.id, *(path.stat().st_size for path in (p.image, p.mask) if path)]
+        for split, found in splits.items()
+        for p in found
+    ]
     raw = {
         "title": source.title,
-        "masks_white": source.white,
+        **extra,
         "files": teachers.digest({"sizes": sizes}),
         "drop_duplicates": args.drop_duplicates,
     }

@@ -66,9 +66,11 @@ def check(
 
 
 def inspect(pair: sources.Pair) -> Finding:
-    """Reads both files of a pair to the last byte."""
+    """Reads the files of a pair to the last byte."""
     opened = {}
     for what, path in (("photograph", pair.image), ("mask", pair.mask)):
+        if path is None:
+            continue
         encoded = path.read_bytes()
         if not encoded:
             return Finding(f"{path}: empty file (0 bytes); copy it again")
@@ -83,7 +85,10 @@ def inspect(pair: sources.Pair) -> Finding:
         if what == "photograph":
             conversion = sources.conversion(opened[what], encoded)
     as_stored = opened["photograph"].size
-    photo, mask = upright_rgb(opened["photograph"]), sources.grey(opened["mask"])
+    photo = upright_rgb(opened["photograph"])
+    if pair.mask is None:
+        return Finding(None, conversion, fingerprint=fingerprint(photo))
+    mask = sources.grey(opened["mask"])
     height, width = mask.shape
     if photo.size != (width, height):
         if as_stored == (width, height):

@@ -1,7 +1,11 @@
-"""The TFDS dataset `dbd`: photograph, focus mask and, where there is a teacher, its depth."""
+"""The TFDS dataset `dbd`: photograph, focus mask and, where there is a teacher, its depth.
+
+Items become examples in three steps: `load` reads or renders a record, the teacher labels batches of records with their
+nearness, and, for photographs refocused through that nearness, `render` makes the example of both.
+"""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +17,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data import sources, teachers
 from jaxdbd.parallel import parallel_map
 
-TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {"synthetic": "thin-lens renderings"}
+TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
+    "synthetic": "thin-lens renderings",
+    "refocused": sources.REFOCUSED.title,
+}
+Labelled = tuple[dict, np.ndarray | None]  # a record, and its nearness, float16 [h, w], None without a teacher
 
 
 class DeterministicWriter(writer.ExampleWriter):
@@ -32,7 +40,10 @@ def _in_order(serialised: bytes) -> bytes:
 with tfds.core.registered.skip_registration():
 
     class Dbd(tfds.core.GeneratorBasedBuilder):
-        """One config per source. Images keep their bytes; masks: 255 = in focus; depth: 0 to 1, 1 = nearest."""
+        """One config per source. Images keep their bytes; masks: 255 = in focus; depth: 0 to 1, 1 = nearest.
+
+        Where examples are rendered with the depth, `valid` is 255 where the mask is certain and 0 elsewhere.
+        """
 
         VERSION = tfds.core.Version("1.0.0")
         BUILDER_CONFIGS = [  # noqa: RUF012, TFDS's own way
@@ -48,11 +59,15 @@ with tfds.core.registered.skip_registration():
             metadata: dict,
             cache: Path,
             beam: bool,
+            render: Callable[[Labelled], dict] | None = None,
             **kwargs,
         ):
-            """`splits` maps a split to what `load` turns into records; `metadata` is written beside the shards."""
+            """`splits` maps a split to what `load` turns into records; `metadata` is written beside the shards.
+
+            `render`, if given, turns a record and its nearness into the example; it runs on all cores.
+            """
             self._splits, self._load, self._teacher, self._cache, self._beam = splits, load, teacher, cache, beam
-            self._metadata = metadata
+            self._metadata, self._render = metadata, render
             super().__init__(**kwargs)
 
         def _info(self) -> tfds.core.DatasetInfo:
@@ -61,6 +76,8 @@ with tfds.core.registered.skip_registration():
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             }
+            if self._render is not None:
+                features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
             if self._teacher.spec != "none":
                 features["depth"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
             return tfds.core.DatasetInfo(
@@ -85,28 +102,46 @@ with tfds.core.registered.skip_registration():
             return {split: self._generate_examples(items, split) for split, items in self._splits.items()}
 
         def _generate_examples(self, items: list, split: str) -> Iterator[tuple[str, dict]]:
-            loaded = parallel_map(self._load, items, f"building {split}")
-            while records := list(itertools.islice(loaded, teachers.BATCH)):
-                yield from examples(records, self._teacher, self._cache)
+            work = f"building {split}"
+            if self._render is None:
+                loaded = parallel_map(self._load, items, work)
+                made = map(example, label(loaded, self._teacher, self._cache))
+            else:  # loading is quick here; the processes are for the rendering
+                labelled = label(map(self._load, items), self._teacher, self._cache)
+                made = parallel_map(self._render, labelled, work, len(items))
+            yield from map(keyed, made)
 
         def _beam_examples(self, items: list):
             import apache_beam as beam
 
             batches = [items[i : i + teachers.BATCH] for i in range(0, len(items), teachers.BATCH)]
-            work = partial(load_examples, load=self._load, teacher=self._teacher, cache=self._cache)
+            make = self._render or example
+            work = partial(make_examples, load=self._load, teacher=self._teacher, cache=self._cache, make=make)
             return beam.Create(batches) | beam.Reshuffle() | "load and label" >> beam.FlatMap(work)
 
 
-def load_examples(items: list, load: Callable[..., dict], teacher: teachers.Settings, cache: Path) -> list:
+def make_examples(
+    items: list, load: Callable[..., dict], teacher: teachers.Settings, cache: Path, make: Callable[[Labelled], dict]
+) -> list[tuple[str, dict]]:
     """What one Beam worker does at a time: a batch of items to (key, example) of the dataset."""
-    return examples([load(item) for item in items], teacher, cache)
+    return [keyed(make(labelled)) for labelled in label(map(load, items), teacher, cache)]
 
 
-def examples(records: list[dict], teacher: teachers.Settings, cache: Path) -> list[tuple[str, dict]]:
-    """Loaded records, with the teacher's depth, as (key, example) of the dataset."""
-    out = [{"id": r["id"], "image": r["image"], "mask": r["mask"]} for r in records]
-    opened = teachers.open_teacher(teacher)
-    if opened is not None:
-        for example, depth in zip(out, teachers.nearness(opened, records, cache), strict=True):
-            example["depth"] = depth[..., None]
-    return [(example["id"], example) for example in out]
+def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> Iterator[Labelled]:
+    """Loaded records with the nearness that the teacher gives them, batch by batch."""
+    opened, records = teachers.open_teacher(teacher), iter(records)
+    while batch := list(itertools.islice(records, teachers.BATCH)):
+        depths = [None] * len(batch) if opened is None else teachers.nearness(opened, batch, cache)
+        yield from zip(batch, depths, strict=True)
+
+
+def example(labelled: Labelled) -> dict:
+    """The example of a record that has its image and mask already."""
+    record, depth = labelled
+    out = {"id": record["id"], "image": record["image"], "mask": record["mask"]}
+    return out if depth is None else out | {"depth": depth[..., None]}
+
+
+def keyed(made: dict) -> tuple[str, dict]:
+    """An example with the key that TFDS wants."""
+    return made["id"], made

@@ -75,10 +75,12 @@ def describe(folder: Path, sheet: Path) -> None:
     print("width, height: median (range); in focus: mean share (quartiles)")
     teacher = info.metadata["teacher"] or {"name": "none"}
     print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items()))
-    for split, s in figures.items():
+    rendered = "valid" in info.features
+    for split, s in {} if rendered else figures.items():  # where we chose the focus, it tells nothing of the teacher
         print(auc_line(split, s["auc"]))
     draw_sheet(folder, sheet)
-    print(f"examples (photograph; mask, white = in focus; depth, white = near): {sheet}")
+    left_out = ", grey = left out of the loss" if rendered else ""
+    print(f"examples (photograph; mask, white = in focus{left_out}; depth, white = near): {sheet}")
 
 
 def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
@@ -94,6 +96,9 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Photograph, mask and, where there is one, depth."""
-    maps = [record["mask"][..., 0] / np.float32(255)] + [record["depth"][..., 0]] * ("depth" in record)
+    """Photograph, mask and, where there is one, depth. The mask is grey where it is not valid."""
+    mask = record["mask"][..., 0] / np.float32(255)
+    if "valid" in record:
+        mask = np.where(record["valid"][..., 0] > 127, mask, np.float32(0.5))
+    maps = [mask] + [record["depth"][..., 0]] * ("depth" in record)
     return [record["image"], *map(grey, maps)]

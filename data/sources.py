@@ -6,6 +6,7 @@ To add a benchmark, add an entry to `SOURCES`; everything else follows from it.
 import dataclasses
 import hashlib
 import io
+from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -81,14 +82,20 @@ SOURCES = {
     ),
 }
 
+# No benchmark: photographs without masks, from which refocus.py renders.
+REFOCUSED = Source(title="sharp photographs, refocused through their depth", folders={}, white="focus", count={})
+
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One photograph and its mask. `white` is what the mask file draws white, `blur` or `focus`."""
+    """One photograph and its mask. `white` is what the mask file draws white, `blur` or `focus`.
+
+    A photograph that a renderer will refocus comes without a mask.
+    """
 
     id: str
     image: Path
-    mask: Path
+    mask: Path | None
     white: str
 
 
@@ -160,28 +167,57 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
         both = sorted(photos.keys() & labels.keys())
         splits[split] = {key: Pair(photos[key].stem, photos[key], labels[key], source.white) for key in both}
         if split == "train" and source.test_list is not None:
-            lists = {"test": read_names(source.test_list, SUFFIXES)}
-            if source.train_list is not None:
-                lists["train"] = read_names(source.train_list, SUFFIXES)
-                twice = sorted(lists["train"].keys() & lists["test"])
-                problems += [
-                    f"{lists['test'][key]}: in both {source.train_list} and {source.test_list}" for key in twice
-                ]
-            problems += [
-                f"{name}: in the {which} list, but there is no photograph of that name in {images}/"
-                for which, names in lists.items()
-                for key, name in names.items()
-                if key not in photos and key not in labels  # one of the two alone is named above
-            ]
-            train = lists.get("train", set(both) - lists["test"].keys())
-            splits = {
-                "train": {key: pair for key, pair in splits["train"].items() if key in train},
-                "test": {key: pair for key, pair in splits["train"].items() if key in lists["test"]},
-            }
+            known = photos.keys() | labels.keys()  # of a pair, one of the two alone is named above
+            splits, found = _split(splits["train"], known, source.test_list, source.train_list, f"{images}/")
+            problems += found
     found_pairs = {split: list(pairs.values()) for split, pairs in splits.items() if pairs}
     if not found_pairs and not problems:
         raise UserError(f"no photographs in {manual_dir}: expected them in {source.folders}")
     return found_pairs, problems
+
+
+def find_photographs(
+    folder: Path, test_list: Path | None = None, train_list: Path | None = None
+) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Lists the photographs that lie in a folder, without masks, split by lists of names as `find_pairs` does it.
+
+    Returns:
+        `{split: pairs sorted by id}`, without `test` where there is no test list, and every problem found, a line each.
+
+    Raises:
+        UserError: a folder or a list is missing, or there are no photographs at all.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: --manual_dir must name the folder of {REFOCUSED.title}")
+    photos, twice = files_by_stem(folder, SUFFIXES)
+    problems = [f"{path}: same name as {other.name}; keep one of them" for other, path in twice]
+    if not photos:
+        raise UserError(f"no photographs in {folder}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}")
+    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white) for key in sorted(photos)}
+    splits, found = _split(everything, photos.keys(), test_list, train_list, str(folder))
+    return {split: list(pairs.values()) for split, pairs in splits.items() if pairs}, problems + found
+
+
+def _split(
+    pairs: dict[str, Pair], known: Set[str], test_list: Path | None, train_list: Path | None, where: str
+) -> tuple[dict[str, dict[str, Pair]], list[str]]:
+    """Cuts pairs into train and test; names in a list that are not `known`, or are in both lists, are problems."""
+    given = {"test": test_list, "train": train_list}
+    lists = {which: read_names(path, SUFFIXES) for which, path in given.items() if path is not None}
+    test = lists.get("test", {})
+    twice = sorted(lists.get("train", {}).keys() & test)
+    problems = [f"{test[key]}: in both {train_list} and {test_list}" for key in twice]
+    problems += [
+        f"{name}: in the {which} list, but there is no photograph of that name in {where}"
+        for which, names in lists.items()
+        for key, name in names.items()
+        if key not in known
+    ]
+    train = lists.get("train", pairs.keys() - test.keys())
+    return {
+        "train": {key: pair for key, pair in pairs.items() if key in train},
+        "test": {key: pair for key, pair in pairs.items() if key in test},
+    }, problems
 
 
 def _locate(source: Source, manual_dir: Path, name: str) -> Path:
@@ -199,16 +235,16 @@ def load(pair: Pair) -> dict:
         JPEG or PNG and else a lossless PNG of it; `mask`, PNG bytes of one 8-bit channel, 255 = in focus; `key`, the
         SHA-256 of the photograph's file in hex.
     """
-    encoded = pair.image.read_bytes()
+    mask = png(Image.fromarray(read_mask(pair).astype(np.uint8) * 255))
+    return {"id": pair.id, "mask": mask} | load_photograph(pair.image)
+
+
+def load_photograph(path: Path) -> dict:
+    """Reads a photograph: `path`, `image` and `key` of a record, as `load` describes them."""
+    encoded = path.read_bytes()
     with Image.open(io.BytesIO(encoded)) as file:
-        image = encoded if conversion(file, encoded) is None else _png(upright_rgb(file))
-    return {
-        "id": pair.id,
-        "path": pair.image,
-        "image": image,
-        "mask": _png(Image.fromarray(read_mask(pair).astype(np.uint8) * 255)),
-        "key": hashlib.sha256(encoded).hexdigest(),
-    }
+        image = encoded if conversion(file, encoded) is None else png(upright_rgb(file))
+    return {"path": path, "image": image, "key": hashlib.sha256(encoded).hexdigest()}
 
 
 def conversion(file: Image.Image, encoded: bytes) -> str | None:
@@ -236,7 +272,8 @@ def grey(file: Image.Image) -> UInt8[np.ndarray, "h w"]:
     return np.asarray(file.convert("L"))
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """A PNG file of an image."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -238,12 +238,22 @@ def blur_kernel(diameter: float, shape: str = "round", blades: int = 6, turn: fl
 
 
 def develop(light: Float[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Exposure, shot and read noise, clipping, and the sRGB curve (IEC 61966-2-1)."""
-    exposed = light * (rng.uniform(0.85, 1.25) * 0.25 / max(float(np.median(light)), 0.05)) ** 0.5
+    """Exposure, then what `sensor` does."""
+    return sensor(light * (rng.uniform(0.85, 1.25) * 0.25 / max(float(np.median(light)), 0.05)) ** 0.5, rng)
+
+
+def sensor(exposed: Float[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Shot and read noise of a random gain, clipping at 1, and the sRGB curve (IEC 61966-2-1)."""
     gain = rng.uniform(0.0, 1.0) ** 2
     variance = gain * (4e-4 * np.maximum(exposed, 0) + 2e-5)
-    noisy = np.clip(exposed + np.sqrt(variance) * rng.standard_normal(exposed.shape, np.float32), 0, 1)
-    encoded = np.where(noisy <= 0.0031308, 12.92 * noisy, 1.055 * noisy ** (1 / 2.4) - 0.055)
+    noisy = exposed + np.sqrt(variance) * rng.standard_normal(exposed.shape, np.float32)
+    return encode_srgb(noisy)
+
+
+def encode_srgb(light: Float[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Linear light, clipped to [0, 1], to 8 bits by the sRGB curve (IEC 61966-2-1)."""
+    clipped = np.clip(light, 0, 1)
+    encoded = np.where(clipped <= 0.0031308, 12.92 * clipped, 1.055 * clipped ** (1 / 2.4) - 0.055)
     return np.round(encoded * 255).astype(np.uint8)
 
 

@@ -92,10 +92,11 @@ def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> l
     folder = cache / digest(teacher.identity)[:16]
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{record['key']}.npy" for record in records]
-    missing = [i for i, file in enumerate(files) if not file.exists()]
+    # By file: two renderings of one photograph want the same map.
+    missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
     if missing:
-        for i, raw in zip(missing, teacher.raw([records[i] for i in missing]), strict=True):
-            _save(files[i], unit_nearness(raw, teacher, records[i]["id"]))
+        for (file, record), raw in zip(missing.items(), teacher.raw(list(missing.values())), strict=True):
+            _save(file, unit_nearness(raw, teacher, record["id"]))
     return [np.load(file) for file in files]
 
 

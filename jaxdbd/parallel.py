@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any
@@ -34,16 +34,20 @@ def ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> It
         yield submitted.popleft()
 
 
-def parallel_map(function: Callable, items: Sequence, title: str) -> Iterator:
-    """`map` on a process per core, in order, with a progress bar; in this process where there are few items."""
-    few = len(items) < WORTHWHILE
-    with tqdm(total=len(items), desc=title, unit=" images", mininterval=0.5, disable=few) as bar:
+def parallel_map(function: Callable, items: Iterable, title: str, total: int | None = None) -> Iterator:
+    """`map` on a process per core, in order, with a progress bar; in this process where there are few items.
+
+    `items` are taken one by one as there is work to give out. Give their number, `total`, where `len` does not know it.
+    """
+    total = len(items) if total is None else total
+    few = total < WORTHWHILE
+    with tqdm(total=total, desc=title, unit=" images", mininterval=0.5, disable=few) as bar:
         for result in map(function, items) if few else _on_workers(function, items):
             yield result
             bar.update()
 
 
-def _on_workers(function: Callable, items: Sequence) -> Iterator:
+def _on_workers(function: Callable, items: Iterable) -> Iterator:
     with worker_pool() as pool:
         for _, future in ahead(pool, function, items, 8 * cores()):
             yield future.result()
