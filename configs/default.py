@@ -15,10 +15,12 @@ def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
 
     # Data
-    c.dataset = "dbd/cuhk"
+    c.dataset = "dbd/cuhk"  # several with + between are mixed: "dbd/cuhk+dbd/refocused"
+    c.mixture = ml_collections.config_dict.placeholder(tuple)  # share of each in the batches; None: by their sizes
     c.data_dir = ""  # where the shards were built; empty: TFDS's own folder
-    c.train_split = "train[60:]"
+    c.train_split = "train[60:]"  # of a mixture one for all, or one for each: "train[60:]+train"
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
+    c.eval_dataset = ""  # what `eval_split` is of; empty: `dataset`
     c.size = 320  # side of the square the network sees (paper)
     c.augment = ml_collections.ConfigDict(
         {  # jaxdbd/input/augment.py says what each means; flip and jitter as in D-DFFNet, the rest ours
@@ -59,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.gamma = 0.1  # weight of the depth terms; the paper sweeps 0.01, 0.05, 0.1, 1, 5
     c.gamma_end = ml_collections.config_dict.placeholder(float)  # gamma goes there linearly; None: it stays
     c.focus_loss = "bce"  # bce, bce+iou, bce+dof_edge
-    c.depth_loss = "l1"  # l1, l2, ssi (scale-and-shift-invariant)
+    c.depth_loss = "l1"  # l1, l2, restretched, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
 
     # Optimisation

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
@@ -14,6 +15,8 @@ from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.weights import Variables
 
 SquareMaps = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]
+
+BLOCK = 16  # pixels of the network's square; divides every size it takes
 
 
 class Prediction(NamedTuple):
@@ -101,5 +104,17 @@ def maps_of(
 ) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
     """`probability_and_nearness` from images that are normalised already."""
     output = model.apply(variables, normalized)
-    depth = None if output.depth is None else output.depth[..., 0].clip(0, 1)
+    depth = None if output.depth is None else stretched(output.depth[..., 0])
     return jax.nn.sigmoid(output.focus[..., 0]), depth
+
+
+def stretched(depth: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
+    """Each map stretched so that the least of its block means is 0 and the greatest is 1, and clipped to [0, 1].
+
+    The network's depth is relative: losses that leave its scale and shift free determine neither. Blocks of 16 x 16
+    pixels, since a single pixel would decide otherwise. A constant map becomes 0.
+    """
+    b, h, w = depth.shape
+    means = depth.reshape(b, h // BLOCK, BLOCK, w // BLOCK, BLOCK).mean(axis=(2, 4))
+    low, high = (f(axis=(1, 2), keepdims=True) for f in (means.min, means.max))
+    return ((depth - low) / jnp.maximum(high - low, 1e-6)).clip(0, 1)

@@ -10,6 +10,7 @@ from jaxdbd.inference import Prediction
 from jaxdbd.input.geometry import resize
 from jaxdbd.input.pipeline import Example
 from jaxdbd.overlay import depth_colours
+from jaxdbd.scoring.depth import fitted_to
 
 
 def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -53,7 +54,10 @@ def fitted(picture: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[int, int]:
 
 
 def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]) -> UInt8[np.ndarray, "h w 3"]:
-    """A row per photograph: photo, mask, focus and, where they are known, the teacher's and the network's depth."""
+    """A row per photograph: photo, mask, focus and, where they are known, the teacher's and the network's depth.
+
+    The network's depth is relative: beside the teacher's it is drawn with the scale and shift that fit best.
+    """
     titles, rows = ["photograph", "mask", "focus"], []
     has_teacher, has_depth = examples[0].depth is not None, predictions[0].depth is not None
     titles += ["teacher's depth"] * has_teacher + ["depth"] * has_depth
@@ -63,6 +67,7 @@ def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]
             height, width = example.mask.shape
             row.append(depth_colours(resize(example.depth.astype(np.float32), (height, width))))
         if has_depth:
-            row.append(depth_colours(prediction.depth))
+            depth = prediction.depth
+            row.append(depth_colours(fitted_to(depth, example.depth.astype(np.float32)) if has_teacher else depth))
         rows.append(row)
     return panel(rows, titles)

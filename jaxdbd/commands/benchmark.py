@@ -157,7 +157,7 @@ def measure(
     `operations` also the milliseconds per image in each kind of operation.
     """
     augmentation = Augmentation(**config.augment) if config else Augmentation()
-    feed = training_batches(photographs(64), size=size, batch_size=batch, seed=0, augmentation=augmentation)
+    feed = training_batches([photographs(64)], size=size, batch_size=batch, seed=0, augmentation=augmentation)
     figures = {"arch": arch, "size": size, "batch": batch, "mode": mode}
     if mode == "input":
         times = seconds_per_call(lambda: next(feed)["image"], max(repeats, 200 // batch))

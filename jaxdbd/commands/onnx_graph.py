@@ -8,6 +8,7 @@ import onnx
 from flax.traverse_util import flatten_dict
 from onnx import TensorProto, helper, numpy_helper
 
+from jaxdbd.inference import BLOCK
 from jaxdbd.network.convolutions import same_padding
 from jaxdbd.network.encoders import EFFICIENTNET_FACTORS, EFFICIENTNET_STAGES, ENCODERS, VGG_DEPTHS
 from jaxdbd.network.model import DepthDistilledDBD
@@ -82,6 +83,17 @@ class Graph:
         """Cuts values off at both ends."""
         return self.add("Clip", x, *(self.constant(f"limit_{limit}", limit) for limit in (low, high)))
 
+    def stretched(self, x: str) -> str:
+        """A map [B, S, S] from the least to the greatest of its block means, as `inference.stretched` has it."""
+        axis = self.constant("channel_axis", [1], np.int64)
+        means = self.add("AveragePool", self.add("Unsqueeze", x, axis), kernel_shape=[BLOCK] * 2, strides=[BLOCK] * 2)
+        low, high = (
+            self.add("Squeeze", self.add(op, means, axes=[1, 2, 3], keepdims=1), axis)
+            for op in ("ReduceMin", "ReduceMax")
+        )
+        span = self.add("Max", self.add("Sub", high, low), self.constant("least_span", 1e-6))
+        return self.clip(self.add("Div", self.add("Sub", x, low), span), 0.0, 1.0)
+
     def resize(self, x: str, factor: int, mode: str) -> str:
         """Enlarges by a whole factor, bilinearly ("linear") or by repetition ("nearest")."""
         how = {"coordinate_transformation_mode": "half_pixel" if mode == "linear" else "asymmetric"}
@@ -114,7 +126,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     maps = [g.add("Squeeze", x, g.constant("channel_axis", [1], np.int64)) for x in maps]
     g.nodes.append(helper.make_node("Sigmoid", [maps[0]], ["focus"]))
     if model.depth_head:
-        g.nodes.append(helper.make_node("Identity", [g.clip(maps[1], 0.0, 1.0)], ["depth"]))
+        g.nodes.append(helper.make_node("Identity", [g.stretched(maps[1])], ["depth"]))
 
     shape = ["batch", model.size, model.size]
     graph = helper.make_graph(

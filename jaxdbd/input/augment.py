@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageEnhance
 
-from jaxdbd.input.geometry import WHOLE, Box, crop_and_resize, resize
+from jaxdbd.input.geometry import WHOLE, Box, View, crop_and_resize, resize
 
 cv2.setNumThreads(1)  # the pipeline already runs one example per thread
 
@@ -59,16 +59,9 @@ def sharp_box(rng: np.random.Generator, mask: UInt8[np.ndarray, "h w"], min_side
     return lefts[best] / w, tops[best] / h, rights[best] / w, bottoms[best] / h
 
 
-def tile(
-    image: UInt8[np.ndarray, "h w 3"],
-    depth: Float32[np.ndarray, "hd wd"] | None,
-    box: Box,
-    scale: float,
-    size: int,
-    rng: np.random.Generator,
-) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
+def tile(view: View, box: Box, scale: float, size: int, rng: np.random.Generator) -> View:
     """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus."""
-    h, w = image.shape[:2]
+    h, w = view.mask.shape
     shape = max(round((box[3] - box[1]) * h * scale), 1), max(round((box[2] - box[0]) * w * scale), 1)
     missing = [max(size - n, 0) for n in shape]
     before = [int(rng.integers(m + 1)) for m in missing]
@@ -78,9 +71,9 @@ def tile(
         part = resize(array, shape, box, resample)
         return np.pad(part, padding + [(0, 0)] * (array.ndim - 2), mode="symmetric")[:size, :size]
 
-    image = repeat(image, Image.Resampling.BICUBIC)
-    depth = None if depth is None else repeat(depth, Image.Resampling.BILINEAR)
-    return image, np.full((size, size), 255, np.uint8), depth
+    image = repeat(view.image, Image.Resampling.BICUBIC)
+    depth = None if view.depth is None else repeat(view.depth, Image.Resampling.BILINEAR)
+    return View(image, np.full((size, size), 255, np.uint8), depth, None)
 
 
 def random_part(mask: UInt8[np.ndarray, "h w"], size: int, rng: np.random.Generator) -> tuple[Box, float] | None:
@@ -101,14 +94,12 @@ def smooth_noise(rng: np.random.Generator, knots: tuple[int, int], size: int) ->
     return cv2.resize(rng.standard_normal(knots).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
 
 
-def add_sky(
-    image: UInt8[np.ndarray, "s s 3"], depth: Float32[np.ndarray, "s s"] | None, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "s s"] | None]:
+def add_sky(view: View, rng: np.random.Generator) -> View:
     """Lays a plain sky, as far away as depth goes, over a photograph down to a random skyline.
 
     CUHK's plain grounds are blurred: a network that sees nothing else takes any sky for blur.
     """
-    size = len(image)
+    size = len(view.image)
     knots = rng.standard_normal((1, int(rng.integers(4, 16)))).astype(np.float32)
     hills_or_roofs = int(rng.choice([cv2.INTER_CUBIC, cv2.INTER_NEAREST]))
     outline = cv2.resize(knots, (size, 1), interpolation=hills_or_roofs)
@@ -120,8 +111,8 @@ def add_sky(
     height = np.linspace(0, 1, size)[:, None, None]
     clouds = smooth_noise(rng, (4, 6), size)
     sky = zenith * (1 - height) + horizon * height + rng.choice([0, rng.uniform(0, 20)]) * clouds[..., None]
-    image = cv2.blendLinear(image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
-    return image, None if depth is None else depth * (1 - alpha)
+    image = cv2.blendLinear(view.image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
+    return view._replace(image=image, depth=None if view.depth is None else view.depth * (1 - alpha))
 
 
 def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -147,20 +138,19 @@ def random_region(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "s
     return cv2.GaussianBlur(region, (0, 0), max(size / 128, 1))
 
 
-def paste(
-    below: tuple[np.ndarray, np.ndarray, np.ndarray | None],
-    above: tuple[np.ndarray, np.ndarray, np.ndarray | None],
-) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
-    """Lays what is in focus of the photograph `above` over the one `below`; each is (image, mask, depth) at one size.
+def paste(below: View, above: View) -> View:
+    """Lays what is in focus of the photograph `above` over the one `below`, of one size.
 
-    The result has what both have in focus.
+    The result has in focus what either has in focus, and counts where both count.
     """
-    (image, mask, depth), (other_image, other_mask, other_depth) = below, above
-    alpha = cv2.GaussianBlur(other_mask.astype(np.float32) / 255, (0, 0), len(mask) / 512)
-    image = cv2.blendLinear(image, other_image, 1 - alpha, alpha)
-    if depth is not None:
-        depth = cv2.blendLinear(depth, other_depth, 1 - alpha, alpha)
-    return image, np.maximum(mask, other_mask), depth
+    alpha = cv2.GaussianBlur(above.mask.astype(np.float32) / 255, (0, 0), len(below.mask) / 512)
+    depth, valid = below.depth, below.valid
+    if depth is not None and above.depth is not None:
+        depth = cv2.blendLinear(depth, above.depth, 1 - alpha, alpha)
+    if above.valid is not None:
+        valid = above.valid if valid is None else np.minimum(valid, above.valid)
+    image = cv2.blendLinear(below.image, above.image, 1 - alpha, alpha)
+    return View(image, np.maximum(below.mask, above.mask), depth, valid)
 
 
 def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
@@ -186,48 +176,36 @@ def compress(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarra
     return np.asarray(Image.open(buffer))
 
 
-def augment(
-    image: UInt8[np.ndarray, "h w 3"],
-    mask: UInt8[np.ndarray, "h w"],
-    depth: Float32[np.ndarray, "hd wd"] | None,
-    size: int,
-    settings: Augmentation,
-    rng: np.random.Generator,
-    above: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
-) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
-    """One random view of a photograph, with its mask and depth, at size x size.
-
-    The same part of `above`, another photograph with mask and depth, is pasted over it.
-    """
+def augment(view: View, size: int, settings: Augmentation, rng: np.random.Generator, above: View | None = None) -> View:
+    """One random view of a photograph, at size x size. The same part of `above`, another one, is pasted over it."""
     if settings.tiled and rng.random() < settings.tiled:
-        part = random_part(mask, size, rng)
+        part = random_part(view.mask, size, rng)
         if part is not None:
-            image, mask, depth = tile(image, depth, *part, size, rng)
+            view = tile(view, *part, size, rng)
     kind = rng.random()
     box = None
     if kind < settings.sharp:
         # Enlarged more than twice, even a sharp part looks blurred.
-        box = sharp_box(rng, mask, size // 2)
+        box = sharp_box(rng, view.mask, size // 2)
     if box is None:
         box = random_box(rng, settings.min_area, settings.max_aspect)
-    flip = settings.flip and rng.random() < 0.5
-    image, mask, depth = crop_and_resize(image, mask, depth, size, box, flip)
-    if settings.sky and mask.mean() > 254 and rng.random() < settings.sky:
-        image, depth = add_sky(image, depth, rng)
+    view = crop_and_resize(view, size, box, settings.flip and rng.random() < 0.5)
+    if settings.sky and view.mask.mean() > 254 and rng.random() < settings.sky:
+        view = add_sky(view, rng)
     if above is not None:
-        other = crop_and_resize(*above, size, box, settings.flip and rng.random() < 0.5)
-        image, mask, depth = paste((image, mask, depth), other)
+        view = paste(view, crop_and_resize(above, size, box, settings.flip and rng.random() < 0.5))
+    image, mask, depth, valid = view
     if settings.sharp <= kind < settings.sharp + settings.blurred:
-        image = random_blur(image, rng)
-        mask = np.zeros_like(mask)
+        image, mask, valid = random_blur(image, rng), np.zeros_like(mask), None
     elif kind > 1 - settings.refocused:
         region = random_region(rng, size)
         image = cv2.blendLinear(image, random_blur(image, rng), 1 - region, region)
         mask = (mask * (1 - region) + 0.5).astype(np.uint8)
+        valid = None if valid is None else np.maximum(valid, (region * 255).astype(np.uint8))
     if settings.jitter:
         image = jitter_colours(image, settings.jitter, rng)
     if settings.noise:
         image = add_noise(image, rng.uniform(0, settings.noise), rng)
     if rng.random() < settings.jpeg:
         image = compress(image, int(rng.integers(40, 96)))
-    return image, mask, depth
+    return View(image, mask, depth, valid)

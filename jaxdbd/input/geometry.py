@@ -1,5 +1,7 @@
 """Geometry of photographs and maps on the host: resize, crop, and the network's square."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -19,24 +21,24 @@ def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=
     return np.asarray(Image.fromarray(array).resize(size[::-1], resample, box=pixels))
 
 
-def crop_and_resize(
-    image: UInt8[np.ndarray, "h w 3"],
-    mask: UInt8[np.ndarray, "h w"],
-    depth: Float32[np.ndarray, "hd wd"] | None,
-    size: int,
-    box: Box = WHOLE,
-    flip: bool = False,
-) -> tuple[UInt8[np.ndarray, "s s 3"], UInt8[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]:
-    """The same part of photograph, mask and depth, each resampled to size x size. The mask keeps soft edges."""
+class View(NamedTuple):
+    """A photograph, or a view of one, with what is known of it. In a view all four have one size."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
+    depth: Float32[np.ndarray, "hd wd"] | None  # nearness in [0, 1], NaN where it is not known
+    valid: UInt8[np.ndarray, "h w"] | None  # 255 where the mask counts, 0 where it does not; None: everywhere
+
+
+def crop_and_resize(view: View, size: int, box: Box = WHOLE, flip: bool = False) -> View:
+    """The same part of photograph and maps, each resampled to size x size. The mask keeps soft edges.
+
+    What lies beside a pixel of unknown depth becomes unknown, since bilinear weights would mix both.
+    """
     bilinear = Image.Resampling.BILINEAR
-    out = [
-        resize(image, (size, size), box),
-        resize(mask, (size, size), box, bilinear),
-        None if depth is None else resize(depth, (size, size), box, bilinear),
-    ]
-    if flip:
-        out = [None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in out]
-    return tuple(out)
+    maps = [None if a is None else resize(a, (size, size), box, bilinear) for a in view[1:]]
+    out = View(resize(view.image, (size, size), box), *maps)
+    return View(*(None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in out)) if flip else out
 
 
 def to_square(image: np.ndarray, side: int) -> UInt8[np.ndarray, "s s 3"]:

@@ -1,7 +1,7 @@
 """Shards to batches: reading, decoding, augmentation and batching, with Grain."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import cv2
 import grain
@@ -11,7 +11,9 @@ from jaxtyping import Float16, UInt8
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
-from jaxdbd.input.geometry import crop_and_resize
+from jaxdbd.input.geometry import View, crop_and_resize
+
+PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,31 @@ class Example:
     id: str
     image: UInt8[np.ndarray, "h w 3"]
     mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
-    depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1], at its own resolution
+    depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1] or NaN, at its own size
+    valid: UInt8[np.ndarray, "h w"] | None = None  # 255 where the mask counts, 0 where it does not; None: everywhere
+
+    def view(self) -> View:
+        """What augmentation takes; the depth as float32."""
+        depth = None if self.depth is None else self.depth.astype(np.float32)
+        return View(self.image, self.mask, depth, self.valid)
+
+
+def open_parts(dataset: str, split: str, data_dir: str | None = None) -> list[Sequence[dict]]:
+    """`open_split` of each part of a mixture such as 'dbd/cuhk+dbd/refocused', in its order.
+
+    `split` is one for all parts, or one for each with `+` between. Raises UserError where their numbers differ.
+    """
+    names = dataset.split("+")
+    splits = split.split("+") if len(names) > 1 else [split]  # within one dataset, TFDS gives + another meaning
+    if len(splits) not in (1, len(names)):
+        raise UserError(
+            f"{dataset} has {len(names)} parts and {split!r} {len(splits)}: give one split, or one for each"
+        )
+    return [open_split(name, splits[i % len(splits)], data_dir) for i, name in enumerate(names)]
 
 
 def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequence[dict]:
-    """Random access to a built dataset's records, still encoded: `id`, `image`, `mask` and, with a teacher, `depth`.
+    """Random access to a built dataset's records, still encoded: `id`, `image`, `mask`, maybe `depth`, `valid`.
 
     Args:
       dataset: such as 'dbd/cuhk'.
@@ -45,9 +67,8 @@ def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequenc
             "or say where it is with data_dir"
         ) from None
     try:
-        return builder.as_data_source(
-            split, decoders={"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-        )
+        encoded = {"image", "mask", "valid"} & builder.info.features.keys()
+        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{dataset} in {root} cannot give split {split!r}: {reason}") from None
@@ -64,41 +85,50 @@ def decode_image(data: bytes, mode: int) -> UInt8[np.ndarray, "h w *c"]:
 def decode(record: dict) -> Example:
     """Decodes one record of `open_split`."""
     name = record["id"]
-    depth = record.get("depth")
+    depth, valid = record.get("depth"), record.get("valid")
     return Example(
         id=name.decode() if isinstance(name, bytes) else name,
         image=decode_image(record["image"], cv2.IMREAD_COLOR_RGB),
         mask=decode_image(record["mask"], cv2.IMREAD_GRAYSCALE),
         depth=None if depth is None else depth[..., 0],
+        valid=None if valid is None else decode_image(valid, cv2.IMREAD_GRAYSCALE),
     )
 
 
-def arrays(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Image, mask and depth, the depth as float32."""
-    return example.image, example.mask, None if example.depth is None else example.depth.astype(np.float32)
-
-
 def training_row(
-    records: Sequence[dict], record: dict, size: int, augmentation: Augmentation, rng: np.random.Generator
+    records: Sequence[dict],
+    record: dict,
+    size: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    extras: Collection[str],
 ) -> dict:
     """A random view of one record, over which another of `records` may be pasted."""
     example = decode(record)
     above = None
     if rng.random() < augmentation.pasted:
-        above = arrays(decode(records[int(rng.integers(len(records)))]))
-    return to_row(example.id, *augment(*arrays(example), size, augmentation, rng, above))
+        above = decode(records[int(rng.integers(len(records)))]).view()
+    return to_row(example.id, augment(example.view(), size, augmentation, rng, above), extras)
 
 
 def evaluation_row(example: Example, size: int) -> dict:
     """The whole photograph, squashed to size x size."""
-    return to_row(example.id, *crop_and_resize(*arrays(example), size))
+    return to_row(example.id, crop_and_resize(example.view(), size), {"depth"} if example.depth is not None else ())
 
 
-def to_row(name: str, image: np.ndarray, mask: np.ndarray, depth: np.ndarray | None) -> dict:
-    """One row of a batch: image uint8 [S, S, 3], mask uint8 [S, S, 1], depth float16 [S, S, 1], weight, id."""
-    row = {"image": image, "mask": mask[..., None], "weight": np.float32(1), "id": name}
-    if depth is not None:
+def to_row(name: str, view: View, extras: Collection[str]) -> dict:
+    """One row of a batch: `image` uint8 [S, S, 3], `mask` uint8 [S, S, 1], `weight` float32, `id`; and the `extras`.
+
+    Those are `depth` float16 [S, S, 1], NaN where it is not known, and `valid` uint8 [S, S, 1]. A view without them
+    gets a depth of NaN, and is valid everywhere.
+    """
+    row = {"image": view.image, "mask": view.mask[..., None], "weight": np.float32(1), "id": name}
+    if "depth" in extras:
+        depth = np.full(view.mask.shape, np.nan, np.float32) if view.depth is None else view.depth
         row["depth"] = np.clip(depth, 0, 1)[..., None].astype(np.float16)
+    if "valid" in extras:
+        valid = np.full_like(view.mask, 255) if view.valid is None else view.valid
+        row["valid"] = valid[..., None]
     return row
 
 
@@ -110,12 +140,13 @@ def stack(rows: Sequence[dict], batch_size: int) -> dict:
 
 
 def training_batches(
-    records: Sequence[dict],
+    parts: Sequence[Sequence[dict]],
     *,
     size: int,
     batch_size: int,
     seed: int,
     augmentation: Augmentation,
+    mixture: Sequence[float] | None = None,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
@@ -123,21 +154,33 @@ def training_batches(
     """Endless shuffled, augmented batches of this process's share; its state can be saved and restored exactly.
 
     Args:
-      records: of `open_split`.
+      parts: records of `open_parts`; most often one part.
       size: side of the square images.
       batch_size: rows of this process's batch (the global batch over `process_count`).
       seed: of the order and of all augmentation; row n of the stream is the same whatever the number of threads.
       augmentation: what may happen to a photograph.
+      mixture: share of each part among the rows, up to a factor; None for shares by the parts' numbers of records.
       process_index: which share of the stream this process reads.
       process_count: among how many.
       threads: that decode and augment.
 
     Returns:
       An iterator of batches: `image` uint8 [B, S, S, 3], `mask` uint8 [B, S, S, 1], `depth` float16 [B, S, S, 1] (if
-      the dataset has a teacher), `weight` float32 [B], `id` list of B strings.
+      a part has a teacher), `valid` uint8 [B, S, S, 1] (if a part has it), `weight` float32 [B], `id` a list.
     """
-    rows = grain.MapDataset.source(records).seed(seed).shuffle().repeat()
-    rows = rows.random_map(lambda record, rng: training_row(records, record, size, augmentation, rng))
+    # Rows of one batch hold the same arrays, whichever part they come from.
+    extras = {name for name in ("depth", "valid") if any(name in records[0] for records in parts)}
+
+    def rows_of(number, records):
+        def row(record, rng):
+            return training_row(records, record, size, augmentation, rng, extras)
+
+        # Parts draw apart from each other; the first as it would alone.
+        return grain.MapDataset.source(records).seed(seed + number * PART_SEEDS).shuffle().repeat().random_map(row)
+
+    streams = [rows_of(number, records) for number, records in enumerate(parts)]
+    shares = [float(share) for share in mixture or map(len, parts)]
+    rows = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, shares)
     rows = rows[process_index::process_count]
     batches = rows.batch(batch_size, drop_remainder=True, batch_fn=lambda r: stack(r, batch_size))
     read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)

@@ -21,17 +21,29 @@ def depth_scores(depth: Float[np.ndarray, "h w"], reference: Float[np.ndarray, "
       `abs_rel`: mean |a depth + b - reference| / max(reference, 0.05), a and b by least squares.
       `spread`: standard deviation of the depth over that of the reference.
     """
-    small = cv2.resize(depth.astype(np.float32), reference.shape[::-1], interpolation=cv2.INTER_AREA)
     known = np.isfinite(reference)
-    x, y = small[known].astype(np.float64), reference[known].astype(np.float64)
-    slope = np.cov(x, y, bias=True)[0, 1] / max(x.var(), 1e-12)
-    aligned = slope * (x - x.mean()) + y.mean()
+    x = cv2.resize(depth.astype(np.float32), reference.shape[::-1], interpolation=cv2.INTER_AREA)[known]
+    x, y = x.astype(np.float64), reference[known].astype(np.float64)
+    slope, offset = _fit(x, y)
     return {
         "pearson": _correlation(x, y),
         "spearman": _correlation(rankdata(x), rankdata(y)),
-        "abs_rel": float((np.abs(aligned - y) / np.maximum(y, FLOOR)).mean()),
+        "abs_rel": float((np.abs(slope * x + offset - y) / np.maximum(y, FLOOR)).mean()),
         "spread": float(x.std() / max(y.std(), 1e-6)),
     }
+
+
+def fitted_to(depth: Float[np.ndarray, "h w"], reference: Float[np.ndarray, "hr wr"]) -> Float[np.ndarray, "h w"]:
+    """The depth with the scale and shift that bring it closest to the reference, by least squares."""
+    known = np.isfinite(reference)
+    small = cv2.resize(depth, reference.shape[::-1], interpolation=cv2.INTER_AREA)
+    slope, offset = _fit(small[known].astype(np.float64), reference[known].astype(np.float64))
+    return (slope * depth + offset).astype(np.float32)
+
+
+def _fit(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    slope = float(((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12))
+    return slope, float(y.mean() - slope * x.mean())
 
 
 def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
@@ -40,5 +52,7 @@ def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> floa
 
 
 def mean_scores(scores: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Each measure averaged over photographs."""
+    """Each measure averaged over photographs; {} for none."""
+    if not scores:
+        return {}
     return {name: float(np.mean([s[name] for s in scores])) for name in MEASURES}

@@ -1,5 +1,6 @@
 """Focus maps of a dataset's records, and their scores: what `jaxdbd evaluate` prints and training watches."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
 from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.parallel import ahead, worker_pool
+from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, summarize_ddff
 from jaxdbd.scoring.structure import score_image
 from jaxdbd.sharding import all_rows_to_devices, replicated
@@ -24,26 +26,27 @@ from jaxdbd.sharding import all_rows_to_devices, replicated
 TTA = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)
 WAITING = 64  # maps that wait to be scored: bounds the memory of a large set
-# Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus.
-PredictBatch = Callable[[UInt8[np.ndarray, "b s s 3"]], Float[Array, "b s s"]]
+Maps = Float[Array, "b s s"]
+# Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus, and nearness or None.
+Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]
 
 
 def focus_predictor(
     model: DepthDistilledDBD, mesh: Mesh, tta: Sequence[str] = ()
-) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], Float[Array, "b s s"]]:
-    """A compiled (variables, images) -> probability of being in focus, the batch split over the mesh.
+) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]:
+    """A compiled (variables, images) -> probability of being in focus and nearness, the batch split over the mesh.
 
     B must be a multiple of the devices; `variables` are on the mesh, replicated or sharded. Rows do not see others
     (BatchNorm uses its running statistics), so neither the number of devices nor what pads a batch changes a row. Every
     device, and every process, gets the whole result.
-    `tta` averages the probability over mirror images ("flip") and over three sizes of the batch ("scales").
+    `tta` averages both maps over mirror images ("flip") and over three sizes of the batch ("scales").
     """
 
     def at_scale(variables, images, scale):
         b, size, _, channels = images.shape
         side = max(32, round(size * scale / 32) * 32)
-        p, _ = maps_of(model, variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
-        return jax.image.resize(p, (b, size, size), "linear")
+        maps = maps_of(model, variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
+        return jax.tree.map(lambda p: jax.image.resize(p, (b, size, size), "linear"), maps)
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def average(variables, images):
@@ -53,11 +56,11 @@ def focus_predictor(
             views.append((images[:, :, ::-1], lambda p: p[:, :, ::-1]))
         scales = SCALES if "scales" in tta else (1.0,)
         maps = [
-            undo(maps_of(model, variables, view)[0] if scale == 1.0 else at_scale(variables, view, scale))
+            jax.tree.map(undo, maps_of(model, variables, view) if scale == 1.0 else at_scale(variables, view, scale))
             for view, undo in views
             for scale in scales
         ]
-        return jnp.stack(maps).mean(axis=0)
+        return jax.tree.map(lambda *each: jnp.stack(each).mean(axis=0), *maps)
 
     return lambda variables, images: average(variables, all_rows_to_devices(images, mesh))
 
@@ -68,40 +71,73 @@ def to_map(p: Float32[np.ndarray, "s s"], shape: tuple[int, int]) -> UInt8[np.nd
 
 
 def focus_maps(
-    predict_batch: PredictBatch, records: Sequence[dict], size: int, batch_size: int
-) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
-    """Each record decoded, with its predicted map at its mask's size, in order; what pads the last batch is dropped."""
+    predict: Predict, records: Sequence[dict], size: int, batch_size: int
+) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"], Float32[np.ndarray, "s s"] | None]]:
+    """Each record decoded, with its focus map at its mask's size and its nearness as a square, in order."""
     batches = evaluation_batches(records, size=size, batch_size=batch_size)
-    for (_, examples), p in one_ahead(lambda item: predict_batch(item[0]["image"]), batches):
-        for example, row in zip(examples, np.asarray(p), strict=False):
-            yield example, to_map(row, example.mask.shape)
+    for (_, examples), (focus, depth) in one_ahead(lambda item: predict(item[0]["image"]), batches):
+        focus, depth = np.asarray(focus), None if depth is None else np.asarray(depth)
+        for i, example in enumerate(examples):  # what pads the last batch is dropped
+            yield example, to_map(focus[i], example.mask.shape), None if depth is None else depth[i]
 
 
-def ddff_scores(predict_batch: PredictBatch, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
-    """MAE, F and IoU under protocol `ddff` at the masks' own sizes, and the threshold of the best F for a binary mask.
+def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
+    """Scores that training can afford often.
 
-    Nothing else, so that training can afford it often.
+    Returns:
+      `mae`, `f` and `iou` under protocol `ddff` at the masks' own sizes, over the pixels where the mask is valid;
+      `threshold` of the best F for a binary mask; and, where network and records have depth, each of
+      `scoring.depth.MEASURES` as `depth/<measure>`, averaged over the photographs.
     """
-    maps = focus_maps(predict_batch, records, size, batch_size)
-    levels = [count_levels(focus, example.mask >= 128) for example, focus in maps]
-    return {**summarize_ddff(levels), "threshold": best_threshold(levels)}
+    levels, depths = [], []
+    for example, focus, depth in focus_maps(predict, records, size, batch_size):
+        levels.append(count_levels(*valid_pixels(focus, example)))
+        depths += near_scores(example, depth)
+    near = {f"depth/{name}": value for name, value in mean_scores(depths).items()}
+    return {**summarize_ddff(levels), "threshold": best_threshold(levels), **near}
+
+
+def near_scores(example: Example, depth: Float32[np.ndarray, "s s"] | None) -> list[dict[str, float]]:
+    """`depth_scores` of a photograph against its teacher in a list, empty where either has no depth."""
+    if depth is None or example.depth is None:
+        return []
+    return [depth_scores(depth, example.depth.astype(np.float32))]
+
+
+def valid_pixels(
+    focus: UInt8[np.ndarray, "h w"], example: Example
+) -> tuple[UInt8[np.ndarray, "*at"], Bool[np.ndarray, "*at"]]:
+    """The map, and what its mask has in focus, where the mask counts."""
+    in_focus = example.mask >= 128
+    if example.valid is None:
+        return focus, in_focus
+    inside = example.valid >= 128
+    return focus[inside], in_focus[inside]
 
 
 def score_records(
-    predict_batch: PredictBatch, records: Sequence[dict], size: int, batch_size: int, maps_dir: Path | None = None
+    predict: Predict, records: Sequence[dict], size: int, batch_size: int, maps_dir: Path | None = None
 ) -> list[ImageScores]:
-    """Every measure of every record; the maps are written to `maps_dir` as <id>.png where it is given."""
+    """Every measure of every record; the maps are written to `maps_dir` as <id>.png where it is given.
+
+    Where a mask does not count, the map is taken for right.
+    """
 
     def to_score():
-        for example, focus in focus_maps(predict_batch, records, size, batch_size):
+        for example, focus, depth in focus_maps(predict, records, size, batch_size):
             if maps_dir:
                 Image.fromarray(focus).save(maps_dir / f"{example.id}.png")
-            yield example.id, focus, example.mask
+            if example.valid is not None:
+                focus = np.where(example.valid >= 128, focus, example.mask)
+            yield (example.id, focus, example.mask), near_scores(example, depth)
 
     with worker_pool() as pool:
         scored = ahead(pool, _score, to_score(), WAITING)
-        return [future.result() for _, future in tqdm(scored, total=len(records), unit=" images")]
+        return [
+            dataclasses.replace(future.result(), depth=near[0] if near else {})
+            for (_, near), future in tqdm(scored, total=len(records), unit=" images")
+        ]
 
 
-def _score(item: tuple[str, np.ndarray, np.ndarray]) -> ImageScores:
-    return score_image(*item)
+def _score(item: tuple[tuple[str, np.ndarray, np.ndarray], list]) -> ImageScores:
+    return score_image(*item[0])

@@ -84,6 +84,7 @@ class ImageScores:
     max_f: float
     structure: dict[str, float] = field(default_factory=dict)
     e_curve: Float[np.ndarray, " 256"] | None = None
+    depth: dict[str, float] = field(default_factory=dict)  # measures of `scoring.depth`, where there is a reference
 
     @property
     def ddff(self) -> Confusion:
@@ -101,6 +102,7 @@ class ImageScores:
             "max_f": self.max_f,
             "auc": area_under_roc(self.levels),
             **self.structure,
+            **{f"depth_{k}": v for k, v in self.depth.items()},
             **{f"ddff_{k}": getattr(ddff, k) for k in ("tp", "fp", "fn")},
             **{f"dd_{k}": getattr(self.dd, k) for k in ("tp", "fp", "fn")},
         }
@@ -112,7 +114,7 @@ def f_measure(tp, fp, fn):
     return (1 + BETA2) * tp / np.maximum(called_and_true, 1e-9)
 
 
-def count_levels(focus: UInt8[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "2 256"]:
+def count_levels(focus: UInt8[np.ndarray, "*at"], in_focus: Bool[np.ndarray, "*at"]) -> Int[np.ndarray, "2 256"]:
     """Pixels of each level of the map, out of focus (row 0) and in focus (row 1)."""
     return np.bincount((focus + np.uint16(256) * in_focus).ravel(), minlength=512).reshape(2, 256)
 
@@ -231,6 +233,8 @@ def summarize_ddff(levels: Sequence[Int[np.ndarray, "2 256"]]) -> dict[str, floa
 def summarize(images: Sequence[ImageScores]) -> dict:
     """The set's numbers: {"n", protocol: {"mae", "f", ...}, "threshold_free": {...}, "pr_curve": {...}}.
 
+    With depth measures of every image also "depth": {...}, their means.
+
     `max_f` and `e_max` are the best of the curve averaged over images, thresholds 0..255 (as in pysodmetrics);
     `ece` pools the pixels; `auc` and the rest are means over images.
     """
@@ -246,7 +250,7 @@ def summarize(images: Sequence[ImageScores]) -> dict:
         e_curve = np.mean([x.e_curve for x in images], axis=0)
         threshold_free |= {"e_max": float(e_curve.max())}
         threshold_free |= {name: mean([x.structure[name] for x in images]) for name in images[0].structure}
-    return {
+    summary = {
         "n": len(images),
         "ddff": ddff,
         "dd": {"mae": ddff["mae"], "f": sum((x.dd for x in images), Confusion()).f},
@@ -255,6 +259,9 @@ def summarize(images: Sequence[ImageScores]) -> dict:
         "threshold_free": threshold_free,
         "pr_curve": {"precision": precision.tolist(), "recall": recall.tolist()},
     }
+    if all(x.depth for x in images):
+        summary["depth"] = {name: mean([x.depth[name] for x in images]) for name in images[0].depth}
+    return summary
 
 
 def polarity_warning(results: dict) -> str | None:

@@ -28,9 +28,13 @@ NAMES = {
     "s": "S-measure",
     "weighted_f": "weighted F",
     "boundary_iou": "boundary IoU (at 0.5)",
+    "pearson": "correlation with the teacher",
+    "spearman": "correlation of ranks",
+    "abs_rel": "relative error, best scale and shift",
+    "spread": "spread over the teacher's",
 }
 # Measures where less is better; an arrow in every table says so.
-LOWER_IS_BETTER = {"mae", "ece"}
+LOWER_IS_BETTER = {"mae", "ece", "abs_rel"}
 
 
 def label(measure: str) -> str:
@@ -45,7 +49,7 @@ def decimals(value: float | None) -> str:
 
 def flatten(results: dict) -> list[tuple[str, str, float | None]]:
     """(protocol, measure, value) of every number of a summary, in the order of the tables."""
-    sections = [*PROTOCOLS, "threshold_free"]
+    sections = [*PROTOCOLS, "threshold_free", *(["depth"] if "depth" in results else [])]
     return [
         (section.replace("_", "-"), name, value) for section in sections for name, value in results[section].items()
     ]
@@ -59,7 +63,8 @@ def print_table(title: str, runs: Sequence[dict]) -> None:
     for run in runs:
         table.add_column(run["name"], justify="right")
     previous = None
-    for rows in zip(*map(flatten, runs), strict=True):
+    # Depth comes last, and is left out where a run has none.
+    for rows in zip(*map(flatten, runs), strict=False):
         protocol, measure, _ = rows[0]
         if previous not in (None, protocol):
             table.add_section()

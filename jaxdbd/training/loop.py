@@ -24,10 +24,10 @@ from jaxdbd.files import make_folder, write_whole
 from jaxdbd.inference import Prediction, probability_and_nearness
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.geometry import to_size
-from jaxdbd.input.pipeline import evaluation_batches, open_split, training_batches
+from jaxdbd.input.pipeline import evaluation_batches, open_parts, training_batches
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.panels import example_panel
-from jaxdbd.scoring.maps import ddff_scores
+from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
 from jaxdbd.training.logs import Rate, RunLog, device_memory
@@ -46,7 +46,7 @@ class Data(NamedTuple):
     """What a run reads, and for how long."""
 
     batches: grain.DatasetIterator  # of this process's share
-    held_out: Sequence[dict]  # records that are evaluated; none without an eval_split
+    held_out: dict[str, Sequence[dict]]  # records that are evaluated, by dataset; none without an eval_split
     distils: bool  # whether the loss has depth terms
     updates: int  # of the optimizer, over the whole run
 
@@ -106,21 +106,29 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
 
     Raises UserError for a dataset that is not there, or one without depth where the loss asks for it.
     """
-    records = open_split(config.dataset, config.train_split, config.data_dir)
-    held_out = open_split(config.dataset, config.eval_split, config.data_dir) if config.eval_split else []
+    parts = open_parts(config.dataset, config.train_split, config.data_dir)
+    held_out = {}
+    if config.eval_split:
+        dataset = config.eval_dataset or config.dataset
+        evaluated = open_parts(dataset, config.eval_split, config.data_dir)
+        held_out = dict(zip(dataset.split("+"), evaluated, strict=True))
     distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
-    if distils and "depth" not in records[0]:
+    if distils and not any("depth" in records[0] for records in parts):
         raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
+    if config.mixture and len(config.mixture) != len(parts):
+        raise UserError(f"config.mixture: {len(config.mixture)} shares for the {len(parts)} parts of {config.dataset}")
+    count = sum(map(len, parts))
     batches = training_batches(
-        records,
+        parts,
         size=config.size,
         batch_size=config.batch_size // config.accumulate // jax.process_count(),
         seed=config.seed,
         augmentation=Augmentation(**config.augment),
+        mixture=config.mixture,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return Data(batches, held_out, distils, config.steps or max(config.epochs * len(records) // config.batch_size, 1))
+    return Data(batches, held_out, distils, config.steps or max(config.epochs * count // config.batch_size, 1))
 
 
 def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
@@ -194,13 +202,21 @@ def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
 
 def evaluate(
     predict: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]],
-    records: Sequence[dict],
+    parts: dict[str, Sequence[dict]],
     size: int,
     batch_size: int,
 ) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
-    """Scores under protocol `ddff` of all records, and a panel of the first; `predict` as `Steps` has it, bound."""
-    scores = ddff_scores(lambda images: predict(images)[0], records, size, batch_size)
-    shown = [records[i] for i in range(min(PANEL_ROWS, len(records)))]
+    """Scores of the records of each dataset, and a panel of the first few of all.
+
+    `predict` is that of `Steps`, bound. The scores are those of `quick_scores`, averaged over the datasets, each with
+    the same weight; where there are several, also each one's own as `<dataset>/<measure>`.
+    """
+    each = {name: quick_scores(predict, records, size, batch_size) for name, records in parts.items()}
+    measures = next(iter(each.values())).keys()
+    scores = {m: float(np.mean([s[m] for s in each.values() if m in s])) for m in measures}
+    if len(each) > 1:
+        scores |= {f"{name}/{m}": value for name, s in each.items() for m, value in s.items()}
+    shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
     examples, predictions = [], []
     for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
         focus, depth = jax.device_get(predict(batch["image"]))
@@ -231,7 +247,8 @@ class Keeper:
             scores, panel = self.evaluate(variables)
             self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
             self.log.image(step, "eval/panel", panel)
-            self.log.message(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()) + " (ddff)")
+            shown = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+            self.log.message(f"step {step}: {shown} (ddff)")
             if scores["mae"] < self.best:
                 self.best = scores["mae"]
                 self.save_weights(variables, scores["threshold"])

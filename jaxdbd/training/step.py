@@ -59,10 +59,10 @@ def train_step(
 
     Args:
       state: before the step.
-      batch: `image`, `mask`, `weight` and, where a teacher is distilled, `depth`, as `training_batches` gives them.
+      batch: of `training_batches`, without `id`; without `depth`, nothing is distilled.
       model: the network.
       tx: the optimizer.
-      loss: `joint_loss` with its settings bound; called with (output, mask, depth, weight, gamma=...).
+      loss: `joint_loss` with its settings bound; called with (output, mask, depth, weight, valid, gamma=...).
       gamma: weight of the depth terms by step.
       freeze_encoder_norm: keep the encoder's BatchNorm on its running statistics.
       ema_decay: of the averaged weights, where the state has some.
@@ -71,6 +71,7 @@ def train_step(
     images = normalize(batch["image"], model.encoder)
     mask = batch["mask"].astype(jnp.float32) / 255
     depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
+    valid = batch["valid"].astype(jnp.float32) / 255 if "valid" in batch else None
 
     def loss_of(params):
         output, updates = model.apply(
@@ -80,7 +81,7 @@ def train_step(
             freeze_encoder_norm=freeze_encoder_norm,
             mutable=["batch_stats"],
         )
-        total, terms = loss(output, mask, depth, batch["weight"], gamma=gamma(state.step))
+        total, terms = loss(output, mask, depth, batch["weight"], valid, gamma=gamma(state.step))
         return total, (terms, updates["batch_stats"])
 
     grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)

@@ -17,7 +17,7 @@ from jaxdbd import weights
 from jaxdbd.__main__ import main
 from jaxdbd.input import pipeline
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.scoring.maps import SCALES, ddff_scores, focus_maps, focus_predictor
+from jaxdbd.scoring.maps import SCALES, focus_maps, focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh
 
 SIZE = 64
@@ -46,9 +46,9 @@ def mesh_of(n: int) -> jax.sharding.Mesh:
     return make_mesh(jax.devices()[:n])
 
 
-def brightness(images: np.ndarray) -> np.ndarray:
-    """A stand-in for a network: its map is easy to work out."""
-    return images.mean(axis=-1).astype(np.float32) / 255
+def brightness(images: np.ndarray) -> tuple[np.ndarray, None]:
+    """A stand-in for a network without depth: its map is easy to work out."""
+    return images.mean(axis=-1).astype(np.float32) / 255, None
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,9 @@ def built(monkeypatch) -> list[dict]:
     return records
 
 
-def test_ddff_scores_are_those_of_the_maps_at_mask_resolution():
+def test_quick_scores_are_those_of_the_maps_at_mask_resolution():
     records = make_records(3)
-    found = ddff_scores(brightness, records, SIZE, 2)
+    found = quick_scores(brightness, records, SIZE, 2)
     maes, fs, both, either = [], [], 0, 0
     for record in records:
         photo = Image.open(io.BytesIO(record["image"])).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
@@ -101,7 +101,7 @@ def test_ddff_scores_are_those_of_the_maps_at_mask_resolution():
 
 def test_padded_last_batch_changes_nothing():
     records = make_records(5)
-    maps = [[focus for _, focus in focus_maps(brightness, records, SIZE, b)] for b in (1, 2, 5, 8)]
+    maps = [[focus for _, focus, _ in focus_maps(brightness, records, SIZE, b)] for b in (1, 2, 5, 8)]
     for other in maps[1:]:
         for a, b in zip(maps[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -112,21 +112,22 @@ def test_flip_averages_the_mirror_image(network):
     images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.uint8)
     plain = focus_predictor(model, mesh_of(1))
     flipped = focus_predictor(model, mesh_of(1), ("flip",))
-    mirrored = plain(variables, np.ascontiguousarray(images[:, :, ::-1]))[:, :, ::-1]
-    expected = (plain(variables, images) + mirrored) / 2
-    assert expected.std() > 0.005  # a flat map would prove nothing
-    assert np.abs(expected - plain(variables, images)).max() > 1e-3
-    np.testing.assert_allclose(flipped(variables, images), expected, atol=1e-5)
+    seen, mirrored = plain(variables, images), plain(variables, np.ascontiguousarray(images[:, :, ::-1]))
+    for one, other, both in zip(seen, mirrored, flipped(variables, images), strict=True):  # focus, depth
+        expected = (one + other[:, :, ::-1]) / 2
+        assert expected.std() > 0.005  # a flat map would prove nothing
+        assert np.abs(expected - one).max() > 1e-3
+        np.testing.assert_allclose(both, expected, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_scales_average_three_sizes(network):
     model, variables = network
     images = np.full((1, SIZE, SIZE, 3), 90, np.uint8)
-    p = focus_predictor(model, mesh_of(1), ("scales",))(variables, images)
+    p, _ = focus_predictor(model, mesh_of(1), ("scales",))(variables, images)
     sizes = [round(SIZE * s / 32) * 32 for s in SCALES]
     plain = focus_predictor(model, mesh_of(1))
-    maps = [plain(variables, np.full((1, s, s, 3), 90, np.uint8)) for s in sizes]
+    maps = [plain(variables, np.full((1, s, s, 3), 90, np.uint8))[0] for s in sizes]
     expected = np.mean([jax.image.resize(m, (1, SIZE, SIZE), "linear") for m in maps], axis=0)
     np.testing.assert_allclose(p, expected, atol=1e-5)
 
@@ -171,18 +172,18 @@ def test_users_mistakes_are_one_line(built, weights_file, capsys):
 EIGHT_DEVICES = """
 import sys, json, jax
 from functools import partial
-sys.path.insert(0, "tests")
+sys.path.insert(0, "tests/commands")
 from test_evaluate import make_records, mesh_of, SIZE
-from jaxdbd.commands import evaluate
 from jaxdbd import weights
+from jaxdbd.scoring.maps import focus_predictor, quick_scores
 from jaxdbd.sharding import replicated
 model, variables = weights.load(sys.argv[1])
 assert jax.device_count() == 8
 for devices in (1, 8):
     mesh = mesh_of(devices)
     variables = jax.device_put(variables, replicated(mesh))
-    predict_batch = partial(focus_predictor(model, mesh), variables)
-    print(json.dumps(ddff_scores(predict_batch, make_records(5), SIZE, 8)))
+    predict = partial(focus_predictor(model, mesh), variables)
+    print(json.dumps(quick_scores(predict, make_records(5), SIZE, 8)))
 """
 
 

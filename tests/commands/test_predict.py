@@ -96,7 +96,11 @@ def test_a_photograph_that_fits_the_square_gets_the_networks_own_answer(network)
     images = jaxdbd.normalize(jnp.asarray(photo[None]), model.encoder)
     output = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(focus, 1 / (1 + np.exp(-output.focus[0, ..., 0])), atol=1e-4)
-    np.testing.assert_allclose(depth, np.clip(output.depth[0, ..., 0], 0, 1), atol=1e-4)
+    # Depth goes from the least to the greatest mean of blocks of 16 pixels.
+    raw = np.asarray(output.depth[0, ..., 0])
+    means = raw.reshape(SIDE // 16, 16, SIDE // 16, 16).mean(axis=(1, 3))
+    wanted = np.clip((raw - means.min()) / (means.max() - means.min()), 0, 1)
+    np.testing.assert_allclose(depth, wanted, atol=1e-3)
     assert np.ptp(focus) > 0.05  # a flat map would agree with anything
 
 

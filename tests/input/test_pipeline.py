@@ -34,7 +34,7 @@ def records():
 
 def batches(records, **changes):
     settings = {"size": 32, "batch_size": 4, "seed": 1, "augmentation": Augmentation(jpeg=0.5, noise=3.0, pasted=0.5)}
-    return training_batches(records, **{**settings, **changes})
+    return training_batches([records], **{**settings, **changes})
 
 
 def same(a, b):

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from jaxdbd.network.model import Output
-from jaxdbd.training.losses import bce, dof_edge, joint_loss, l1, l2, scale_shift_invariant, shrink_to, soft_iou
+from jaxdbd.training.losses import (
+    bce,
+    dof_edge,
+    joint_loss,
+    l1,
+    l2,
+    midas,
+    restretched,
+    scale_shift_invariant,
+    shrink_to,
+    soft_iou,
+)
 
 
 def maps(*rows) -> jnp.ndarray:
@@ -121,3 +132,60 @@ def test_rows_of_weight_zero_do_not_count():
     np.testing.assert_allclose(padded, joint_loss(*short, jnp.ones(2), **options)[0], rtol=1e-6)
     nothing, _ = joint_loss(output, mask, depth, jnp.zeros(3), **options)
     assert float(nothing) == 0
+
+
+def test_restretched():
+    # The target .25 .5 .75 becomes 0 .5 1.
+    np.testing.assert_allclose(restretched(maps([0.0, 1.0, 1.0]), maps([0.25, 0.5, 0.75])), [0.5 / 3], rtol=1e-5)
+    # A pixel that is not known takes no part in the stretch.
+    known = maps([1.0, 1.0, 1.0, 0.0])
+    value = restretched(maps([0.0, 1.0, 1.0, 5.0]), maps([0.25, 0.5, 0.75, 0.0]), known)
+    np.testing.assert_allclose(value, [0.5 / 3], rtol=1e-5)
+
+
+def test_midas():
+    # Five columns. The target centered on its median 2 and over its mean deviation 1.2: -1.667 -.833 0 .833 1.667.
+    target = maps([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    np.testing.assert_allclose(midas(2 * target + 1, target), [0.0], atol=1e-5)
+    # One column off by 5: 0 1 7 3 4 with median 3 and mean deviation 2 becomes -1.5 -1 2 0 .5; less the target's, the
+    # residuals are .167 -.167 2 -.833 -1.167. The largest fifth, 2, is left out of the first term.
+    other = target.at[:, :, 2].add(5.0)
+    first = (0.16667 + 0.16667 + 0.83333 + 1.16667) / 5
+    # Neighbors in a row differ by .333 2.167 2.833 .333, in a column by 0. At half resolution one row is left: the end.
+    gradient = (0.33333 + 2.16667 + 2.83333 + 0.33333) / 4
+    np.testing.assert_allclose(midas(other, target), [first + 0.5 * gradient], rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [bce, soft_iou, dof_edge, l1, l2, restretched, scale_shift_invariant, midas])
+def test_what_is_not_known_changes_no_value_and_no_gradient(loss):
+    rng = np.random.default_rng(3)
+    x, y = (jnp.asarray(rng.random((2, 16, 16, 1)), jnp.float32) for _ in range(2))
+    known = jnp.ones_like(x).at[:, :, 10:].set(0)
+    # dof_edge looks one pixel beyond.
+    other_x, other_y = x.at[:, :, 11:].add(7.0), y.at[:, :, 11:].set(0.0)
+    np.testing.assert_allclose(loss(other_x, other_y, known), loss(x, y, known), rtol=1e-5)
+    gradient = jax.grad(lambda x: loss(x, y, known).sum())(x)
+    assert float(jnp.abs(gradient[:, :, 11:]).max()) == 0
+    assert float(jnp.abs(gradient[:, :, :10]).max()) > 0
+    # Nothing known at all: no loss, and no NaN.
+    value, gradient = jax.value_and_grad(lambda x: loss(x, y, jnp.zeros_like(x)).sum())(x)
+    assert bool(jnp.isfinite(value))
+    assert float(jnp.abs(gradient).max()) == 0
+
+
+def test_holes_in_the_teachers_depth_and_dont_care_pixels_are_left_out():
+    rng = np.random.default_rng(4)
+    output = random_output(rng)
+    mask = jnp.asarray(rng.integers(0, 2, (2, 32, 32, 1)), jnp.float32)
+    depth = jnp.asarray(rng.random((2, 32, 32, 1)), jnp.float32)
+    options = {"focus_loss": "bce+iou", "depth_loss": "midas", "gamma": 1.0, "side_weights": (0.0, 0.0, 0.0, 0.0, 1.0)}
+    hole = (slice(None), slice(16), slice(16))
+    valid = jnp.ones_like(mask).at[hole].set(0)
+
+    def value(mask, depth):
+        return joint_loss(output, mask, depth.at[hole].set(jnp.nan), jnp.ones(2), valid, **options)[0]
+
+    same = value(mask, depth)
+    assert bool(jnp.isfinite(same))
+    np.testing.assert_allclose(value(mask.at[hole].set(1), depth.at[hole].set(0)), same, rtol=1e-6)
+    assert abs(float(joint_loss(output, mask, depth, jnp.ones(2), **options)[0] - same)) > 1e-3
