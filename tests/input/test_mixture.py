@@ -88,9 +88,13 @@ def test_resumes_exactly_and_processes_share_the_stream(parts):
 
 
 def test_parts_and_splits_belong_together(monkeypatch):
-    monkeypatch.setattr(pipeline, "open_split", lambda *which: which)
-    assert open_parts("dbd/a", "train+test", None) == [("dbd/a", "train+test", None)]  # TFDS's own +
-    assert open_parts("dbd/a+dbd/b", "train") == [("dbd/a", "train", None), ("dbd/b", "train", None)]
-    assert open_parts("dbd/a+dbd/b", "train[60:]+test")[1] == ("dbd/b", "test", None)
+    monkeypatch.setattr(pipeline, "open_split", lambda name, split, data_dir: [{"of": f"{name} {split}"}])
+
+    def opened(*arguments):
+        return [records[0]["of"] for records in open_parts(*arguments)]
+
+    assert opened("dbd/a", "train+test") == ["dbd/a train+test"]  # TFDS's own +
+    assert opened("dbd/a+dbd/b", "train") == ["dbd/a train", "dbd/b train"]
+    assert opened("dbd/a+dbd/b", "train[60:]+test") == ["dbd/a train[60:]", "dbd/b test"]
     with pytest.raises(UserError, match=r"2 parts and 'a\+b\+c' 3"):
         open_parts("dbd/a+dbd/b", "a+b+c")
