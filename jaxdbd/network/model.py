@@ -127,7 +127,9 @@ class DepthDistilledDBD(nn.Module):
 
         sides = [side.astype(jnp.float32) for side in sides]
         fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
-        fuse_focus, fuse_depth = (PointwiseConv(1, name=name) for name in ("fuse_focus", "fuse_depth"))
+        fuse_focus = PointwiseConv(1, name="fuse_focus")
+        # Started as the mean (ours): a loss that leaves the scale free cannot turn a negative sum of side outputs over.
+        fuse_depth = PointwiseConv(1, kernel_init=nn.initializers.constant(1 / len(sides)), name="fuse_depth")
         return Output(
             focus=fuse_focus(jnp.concatenate([s[..., :1] for s in fused], axis=-1)),
             depth=fuse_depth(jnp.concatenate([s[..., 1:] for s in fused], axis=-1)) if self.depth_head else None,
