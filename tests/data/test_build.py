@@ -221,6 +221,11 @@ def test_mistakes_are_one_line(args, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_data_dir_shards_go_where_tfds_keeps_datasets():
+    args = build.parser().parse_args(["--dataset=synthetic"])
+    assert build.data_folder(args) == Path(tfds.core.constants.DATA_DIR)
+
+
 def test_failing_teacher_leaves_no_dataset(tmp_path, capsys):
     raw = tmp_path / "raw"
     write_pair(raw, "a.jpg", 1)
