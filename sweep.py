@@ -26,7 +26,7 @@ MEASURES = {"mae": "MAE ↓", "f": "F ↑", "iou": "IoU ↑"}
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """The flags, and those that set config fields in every run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Runs the runs of a config one after another.", allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="a file of configs/ that holds several runs")
     parser.add_argument("--workdir", type=Path, required=True, help="one folder per run and seed goes in here")
     parser.add_argument("--runs", default="*", help="which runs, by shell patterns with commas between (all)")

@@ -16,7 +16,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
     # Edges repeated outwards, so that no line runs along the photograph's own border.
     width = max(2, round(0.003 * (image.shape[0] * image.shape[1]) ** 0.5))
     margin = 2 * width + 2
-    padded = cv2.copyMakeBorder(in_focus.astype(np.uint8), *(margin,) * 4, cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(in_focus.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     contours, _ = cv2.findContours(padded, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
     for colour, thickness in (((0, 0, 0), width + 2), (OUTLINE, width)):
         cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)

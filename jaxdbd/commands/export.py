@@ -94,14 +94,15 @@ def open_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})
+    return lambda images: [np.asarray(output) for output in session.run(None, {"image": images})]
 
 
 def check(model: DepthDistilledDBD, variables: weights.Variables, run: Run) -> float:
     """The largest difference between `run` and the network on a few images. Raises RuntimeError above TOLERANCE."""
     images = sample_images(model.size)
+    network = compiled(model)  # pyright: ignore[reportArgumentType]  # as in inference.py
     # One by one: a file must take any batch.
-    expected = [compiled(model)(variables, images[i : i + 1]) for i in range(len(images))]
+    expected = [network(variables, images[i : i + 1]) for i in range(len(images))]
     outputs = run(images)
     worst = 0.0
     for i, name in enumerate(["focus", "depth"][: 1 + model.depth_head]):

@@ -17,8 +17,9 @@ def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=
     Bicubic is the authors' choice for photographs [their code].
     """
     h, w = array.shape[:2]
+    height, width = size
     pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
-    return np.asarray(Image.fromarray(array).resize(size[::-1], resample, box=pixels))
+    return np.asarray(Image.fromarray(array).resize((width, height), resample, box=pixels))
 
 
 class View(NamedTuple):

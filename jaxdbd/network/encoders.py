@@ -145,7 +145,7 @@ class ResNeXt101(nn.Module):
         pad = ((3, 3), (3, 3))
         x = nn.relu(ConvNorm(64, 7, 2, padding=pad, dtype=self.dtype, name="stem")(x, train))
         taps = [x]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]  # pairs are meant too
         for stage, depth in enumerate((3, 4, 23, 3), start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1

@@ -108,7 +108,7 @@ class DepthDistilledDBD(nn.Module):
         taps = encoder(images.astype(self.dtype), train and not freeze_encoder_norm)
         widths = self.widths or spec.decoder_widths
         # The tap that joins each level's output: at strides 16, 8, 4, 2 and none, or at 32, 16, 8, 4, 2.
-        joining = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
+        joining: tuple = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
 
         x = taps[-1]
         sides = []

@@ -224,8 +224,8 @@ def summarize_ddff(levels: Sequence[Int[np.ndarray, "2 256"]]) -> dict[str, floa
     """MAE, F and IoU under `ddff` of a set, given each image's levels."""
     confusions = [ddff_confusion(x) for x in levels]
     return {
-        "mae": mean([mean_absolute_error(x) for x in levels]),
-        "f": mean([c.f for c in confusions]),
+        "mae": fsum(map(mean_absolute_error, levels)) / len(levels),
+        "f": fsum(c.f for c in confusions) / len(levels),
         "iou": sum(confusions, Confusion()).iou,
     }
 
@@ -247,7 +247,7 @@ def summarize(images: Sequence[ImageScores]) -> dict:
         "ece": calibration_error(np.sum([x.levels for x in images], axis=0)),
     }
     if all(x.structure for x in images):
-        e_curve = np.mean([x.e_curve for x in images], axis=0)
+        e_curve = np.mean([x.e_curve for x in images if x.e_curve is not None], axis=0)
         threshold_free |= {"e_max": float(e_curve.max())}
         threshold_free |= {name: mean([x.structure[name] for x in images]) for name in images[0].structure}
     summary = {

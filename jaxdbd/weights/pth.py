@@ -207,7 +207,7 @@ def _counts(values: Any) -> tuple[int, ...]:
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags: Any) -> _Tensor:
     if not isinstance(storage, _Storage) or len(_counts(size)) != len(_counts(stride)):
         raise pickle.UnpicklingError("not a tensor")
-    return _Tensor(storage, *_counts((offset,)), size, stride)
+    return _Tensor(storage, _counts((offset,))[0], size, stride)
 
 
 def _rebuild_parameter(tensor: Any, *_flags: Any) -> _Tensor:
@@ -226,7 +226,7 @@ class _NumpyType:
             raise pickle.UnpicklingError("not a numeric dtype")
 
     def __setstate__(self, state: Any):
-        self.dtype = self.dtype.newbyteorder({">": ">"}.get(state[1], "<"))
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
 
 
 class _NumpyArray:
