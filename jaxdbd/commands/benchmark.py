@@ -223,6 +223,8 @@ def table(rows: Sequence[dict]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures every batch size asked for, prints the table, and writes the JSON: one object, or a list of several."""
+    if args.operations and args.mode == "input":
+        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
     if args.weights:
         model, variables = weights.load(args.weights)
         model, arch = model.clone(dtype=jnp.dtype(args.dtype)), model.encoder
@@ -232,11 +234,8 @@ def run(args: argparse.Namespace) -> None:
             encoder, full_resolution=not encoder.startswith("lite"), dtype=jnp.dtype(args.dtype), size=args.size
         )
         rng = np.random.default_rng(0)  # which numbers the weights are does not change the time, if they are not zero
-        variables = jax.tree.map(
-            lambda s: jnp.asarray(rng.uniform(0.01, 0.02, s.shape), s.dtype), weights.shapes(model)
-        )
-    if args.operations and args.mode == "input":
-        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
+        drawn = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
+        variables = jax.device_put(drawn)
     config = None if args.mode == "fwd" else load_config(args.config)
     rows = [
         measure(model, variables, arch, args.mode, args.size, batch, args.repeats, config, args.operations)
