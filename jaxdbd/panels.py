@@ -65,8 +65,10 @@ def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]
         if example.depth is not None:
             height, width = example.mask.shape
             row.append(depth_colours(resize(example.depth.astype(np.float32), (height, width))))
-        if has_depth:
-            depth = prediction.depth
-            row.append(depth_colours(fitted_to(depth, example.depth.astype(np.float32)) if has_teacher else depth))
+        depth = prediction.depth
+        if depth is not None and example.depth is not None:
+            depth = fitted_to(depth, example.depth.astype(np.float32))
+        if depth is not None:
+            row.append(depth_colours(depth))
         rows.append(row)
     return panel(rows, titles)

@@ -70,7 +70,7 @@ def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
     model = _model(path, read_metadata(path).config)
     # Converted by NumPy: JAX would compile a conversion for every shape.
     arrays = {name: jnp.asarray(array.astype(np.float32)) for name, array in read_tensors(path).items()}
-    expected = flatten_dict(shapes(model), sep="/")
+    expected: dict[str, Any] = flatten_dict(shapes(model), sep="/")
     differing = sorted(
         name
         for name in expected.keys() | arrays.keys()

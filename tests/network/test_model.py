@@ -1,4 +1,4 @@
-"""The network: shapes, sizes, invariants, switches. tests/test_convert.py checks it against the authors' numbers."""
+"""The network: shapes, sizes, invariants, switches. commands/test_convert.py has the authors' numbers."""
 
 from functools import partial
 
@@ -17,8 +17,8 @@ def small(**fields):
     return DepthDistilledDBD("tiny", full_resolution=False, **fields)
 
 
-def normal(*shape) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal(shape, np.float32)
+def normal(*shape) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def images():
     return normal(2, 64, 96, 3)
 
 
-def random_variables(model, *inputs):
+def random_variables(model, x):
     """Variables drawn without compiling init; with statistics of their own, so that BatchNorm does something."""
     rng = np.random.default_rng(0)
 
@@ -40,7 +40,9 @@ def random_variables(model, *inputs):
             values = rng.normal(0, 0.1, leaf.shape)
         return values.astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(partial(model.init, jax.random.key(0)), *inputs))
+    return jax.tree_util.tree_map_with_path(
+        draw, jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)
+    )
 
 
 def fresh_statistics(variables):
@@ -162,8 +164,8 @@ def test_switches_remove_what_they_name(images):
 
 
 def test_srfb_attention_is_a_convex_mix_of_its_branches():
-    x = np.abs(normal(1, 8, 8, 4))
-    variables = random_variables(SRFB(), x, False)
+    x = jnp.abs(normal(1, 8, 8, 4))
+    variables = random_variables(SRFB(), x)
     # With all branch kernels zero, branches 1 to 3 are relu(0) = 0, and equal scores weigh the input by a quarter.
     zero = jax.tree.map(np.zeros_like, variables["params"])
     fresh = {"batch_stats": fresh_statistics(variables)}
@@ -173,12 +175,11 @@ def test_srfb_attention_is_a_convex_mix_of_its_branches():
 
 
 def test_cascaded_and_parallel_srfb_differ_in_reach():
-    x = np.zeros((1, 129, 129, 1), np.float32)
-    x[0, 64, 64, 0] = 1
+    x = jnp.zeros((1, 129, 129, 1)).at[0, 64, 64, 0].set(1.0)
 
     def reach(cascaded):
         block = SRFB(cascaded, select=False)
-        variables = random_variables(block, x, False)
+        variables = random_variables(block, x)
         params = {
             layer: {name: np.full_like(leaf, name != "bias") for name, leaf in leaves.items()}
             for layer, leaves in variables["params"].items()
