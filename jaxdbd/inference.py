@@ -109,7 +109,7 @@ def probability_and_nearness(
 def maps_of(
     model: DepthDistilledDBD, variables: Variables, normalized: Float[Array, "b s1 s2 3"]
 ) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
-    """`probability_and_nearness` from images that are normalised already."""
+    """`probability_and_nearness` from images that are normalized already."""
     output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])
     return jax.nn.sigmoid(output.focus[..., 0]), depth

@@ -165,7 +165,7 @@ class DepthwiseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c"]:
         """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), C]."""
-        # A depthwise kernel has k*k inputs, whatever the second-to-last axis says to the initialiser.
+        # A depthwise kernel has k*k inputs, whatever the second-to-last axis says to the initializer.
         kernel = self.param("kernel", he_normal, (self.kernel, self.kernel, 1, x.shape[-1]))
         x = depthwise_conv(x, kernel.astype(self.dtype), self.stride)
         return norm(train, self.epsilon, self.dtype)(x)

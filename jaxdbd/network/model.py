@@ -94,7 +94,7 @@ class DepthDistilledDBD(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool = False, freeze_encoder_norm: bool = False
     ) -> Output:
-        """Runs the network on normalised images whose height and width are multiples of 32.
+        """Runs the network on normalized images whose height and width are multiples of 32.
 
         `train` uses batch statistics in BatchNorm (apply with `mutable=["batch_stats"]`); `freeze_encoder_norm` keeps
         the encoder's BatchNorm on its running statistics all the same.
