@@ -129,6 +129,7 @@ def test_a_mirrored_kernel_sees_a_mirrored_image_alike(vgg):
     np.testing.assert_allclose(forward(mirrored, x[:, :, ::-1]).focus[:, :, ::-1], out.focus, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_bfloat16_agrees_with_float32(vgg):
     model, variables, x, _, out = vgg
     half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, x)

@@ -245,10 +245,8 @@ def test_wrong_configs_are_one_line(data_dir, tmp_path):
         train(config, tmp_path, profile=True)
 
 
-class TwoLayers(nn.Module):
+class TwoLayers(DepthDistilledDBD):
     """The least that the step can train: it has an encoder, side outputs and running statistics that stay."""
-
-    encoder: str = "tiny"
 
     @nn.compact
     def __call__(self, images, train=False, freeze_encoder_norm=False):
@@ -269,7 +267,7 @@ def random_batch(n: int, size: int = 32) -> dict[str, np.ndarray]:
     }
 
 
-def make_step(model: nn.Module, tx: optax.GradientTransformation, **fields):
+def make_step(model: DepthDistilledDBD, tx: optax.GradientTransformation, **fields):
     losses = {"focus_loss": "bce+iou", "depth_loss": "l1", "side_weights": (1.0,) * 5}
     loss = partial(joint_loss, **losses)
     return partial(train_step, model=model, tx=tx, loss=loss, gamma=optax.constant_schedule(0.1), **fields)
@@ -278,7 +276,7 @@ def make_step(model: nn.Module, tx: optax.GradientTransformation, **fields):
 @pytest.fixture(scope="module")
 def frozen():
     """A network whose images do not see each other: its variables, and by `accumulate` how to start and take a step."""
-    model = TwoLayers()
+    model = TwoLayers(encoder="tiny")
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     functions = {}
     for accumulate in (1, 4):
