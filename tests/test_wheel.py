@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import skimage.data
+from PIL import Image, ImageFilter
 
 from jaxdbd.scoring.metrics import summarize
 from jaxdbd.scoring.structure import score_image
@@ -58,16 +59,15 @@ def test_the_package_comes_from_the_wheel_and_brings_nothing_else(binaries, tmp_
 
 @pytest.mark.slow
 def test_predict_has_the_bundled_weights(binaries, tmp_path):
-    rng = np.random.default_rng(0)
-    photo = np.full((200, 300, 3), 128, np.uint8)
-    photo[50:150, 100:200] = rng.integers(0, 256, (100, 100, 3))  # fine texture on a plain ground
-    Image.fromarray(photo).save(tmp_path / "photo.png")
-    run(binaries / "jaxdbd", "predict", "photo.png", "--out=maps", "--overlay", cwd=tmp_path)
-    with Image.open(tmp_path / "maps" / "photo.png") as picture:
-        focus = np.asarray(picture).astype(int)
-    assert focus.shape == (200, 300)
-    assert focus[70:130, 120:180].mean() > focus[:, :50].mean() + 50
-    assert (tmp_path / "maps" / "photo.overlay.jpg").exists()
+    photo = skimage.data.astronaut()
+    Image.fromarray(photo).save(tmp_path / "sharp.png")
+    Image.fromarray(photo).filter(ImageFilter.GaussianBlur(8)).save(tmp_path / "blurred.png")
+    run(binaries / "jaxdbd", "predict", "sharp.png", "blurred.png", "--out=maps", "--overlay", cwd=tmp_path)
+    sharp, blurred = (np.asarray(Image.open(tmp_path / "maps" / name)) / 255 for name in ("sharp.png", "blurred.png"))
+    assert sharp.shape == photo.shape[:2]
+    assert sharp[100:500, 150:300].mean() > 0.9  # the astronaut, before a background out of focus
+    assert blurred.mean() < 0.1
+    assert (tmp_path / "maps" / "sharp.overlay.jpg").exists()
 
 
 @pytest.mark.slow
