@@ -1,16 +1,22 @@
-# `make venv` once; then `make demo`, `make test`, `make lint`. Nothing but Python 3.11, git and make is needed.
+# `make venv` once; then `make demo`, `make test`, `make lint`. Nothing but Python, git and make is needed.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
+# The tested pins are for Python 3.11. Elsewhere pip chooses from the ranges in pyproject.toml; ruff and pyright stay.
+TESTED := requirements-tested.txt
+LINTERS = $(shell grep -E '^(pyright|ruff)==' $(TESTED))
 
 .PHONY: venv demo test test-fast lint format clean
 
 venv: .venv/.installed
 
-.venv/.installed: requirements-tested.txt pyproject.toml
+.venv/.installed: $(TESTED) pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements-tested.txt
-	$(BIN)/pip install --quiet --no-deps --editable .
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+		$(BIN)/pip install --quiet --requirement $(TESTED) && $(BIN)/pip install --quiet --no-deps --editable .; \
+	else \
+		$(BIN)/pip install --quiet --editable '.[dev,vgg,onnx,heif]' $(LINTERS); \
+	fi
 	touch $@
 
 # Rendered scenes, so that nothing has to be downloaded: build, train, evaluate, draw.
@@ -20,15 +26,19 @@ demo: venv
 	$(BIN)/python -m jaxdbd evaluate --weights=$(DEMO)/run --dataset=dbd/synthetic --data_dir=$(DEMO)/data --out=$(DEMO)/evaluation
 	@echo "panel: $(DEMO)/evaluation/panel.png   report: $(DEMO)/evaluation/report.md"
 
+# A worker takes whole files, in the order of tests/conftest.py: the tests of a file share what they compile and build.
+WORKERS := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 test: venv
-	$(BIN)/python -m pytest --numprocesses=2
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 format: venv
 	$(BIN)/ruff check --fix .

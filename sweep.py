@@ -2,8 +2,8 @@
 
     python sweep.py --config=configs/ablation.py --workdir=DIR [--runs='small*'] [--seeds=0,1,2] [--config.x=y ...]
 
-Each run lies in <workdir>/<run>/seed<n>, as train.py leaves it. Stopped, by whatever, the same command goes on from
-there; once all is done it only prints the table, which also lies in <workdir>/table.md. Several sweeps may fill one
+Each run lies in <workdir>/<run>/seed<n>, as train.py leaves it. After a stop of any kind, the same command goes on from
+there. Once all is done it only prints the table, which also lies in <workdir>/table.md. Several sweeps may fill one
 workdir side by side, as long as each has runs or seeds of its own (on a CPU, one pinned to each core is the fastest);
 --table with all of them tabulates.
 """
@@ -26,7 +26,7 @@ MEASURES = {"mae": "MAE ↓", "f": "F ↑", "iou": "IoU ↑"}
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """The flags, and those that set config fields in every run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Runs the runs of a config one after another.", allow_abbrev=False)
     parser.add_argument("--config", type=Path, required=True, help="a file of configs/ that holds several runs")
     parser.add_argument("--workdir", type=Path, required=True, help="one folder per run and seed goes in here")
     parser.add_argument("--runs", default="*", help="which runs, by shell patterns with commas between (all)")

@@ -64,10 +64,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.depth_loss = "l1"  # l1, l2, restretched, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
 
-    # Optimisation
+    # Optimization
     c.batch_size = 6  # per update, over all devices (D-DFFNet)
     c.accumulate = 1  # an update from so many smaller batches; batch_size counts them together
-    c.steps = 0  # updates; where 0, the run takes so many
+    c.steps = 0  # updates; 0: as many as `epochs` gives
     c.epochs = 75  # passes over the training split (D-DFFNet)
     c.optimizer = "adam"  # adamw, adam, sgd (D-DFFNet: adam)
     c.learning_rate = 1e-4  # (D-DFFNet)
@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     c.freeze_encoder_norm = False  # keep the encoder's BatchNorm on its running statistics
     c.ema_decay = 0.0  # of the weights that are evaluated and shipped; 0: the current ones
-    c.fsdp = False  # cut large parameters and optimiser states over the devices
+    c.fsdp = False  # shard large parameters and optimizer states over the devices
     c.seed = 0
 
     # The run

@@ -16,8 +16,9 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
@@ -93,6 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class Plan(NamedTuple):
+    """What a dataset is built from."""
+
+    splits: dict[str, list[Any]]  # scenes or pairs
+    load: Callable[[Any], dict]  # one of those to a record
+    source: sources.Source | None  # None: the scenes are drawn, there are no files to check
+    problems: list[str]  # known so far, a line each
+    raw: dict  # what the metadata says of them
+
+
 def build(args: argparse.Namespace) -> None:
     """Builds one dataset, or says that it is there already.
 
@@ -100,6 +111,53 @@ def build(args: argparse.Namespace) -> None:
         UserError: anything wrong with the raw files, all of it in one message; an unusable teacher; a dataset built
             from something else in its place.
     """
+    check_flags(args)
+    settings = teachers.Settings(
+        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
+    )
+    teacher = teachers.open_teacher(settings)
+    runner = beam_options(args)
+    plan = make_plan(args, settings)
+    metadata = {"raw": plan.raw, "teacher": teacher.identity if teacher else None, "num_shards": args.num_shards}
+
+    from data.dbd_dataset import Dbd  # slow, and not needed by the processes that load images
+
+    data_dir = data_folder(args)
+    folder = data_dir / "dbd" / args.dataset / str(Dbd.VERSION)
+    if not args.overwrite and not plan.problems and is_built(folder, metadata):
+        print(f"dbd/{args.dataset} is built already, in {folder}: nothing to do")
+        return
+    splits, load, render = plan.splits, plan.load, None
+    if plan.source is not None:
+        splits = checks.check(plan.source, splits, plan.problems, args.drop_duplicates)
+    if args.dataset == "refocused":
+        splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
+
+    with sole_builder(folder):
+        builder = Dbd(
+            splits=splits,
+            load=load,
+            teacher=settings,
+            metadata=metadata,
+            cache=data_dir / "dbd_teacher_cache",
+            beam=args.beam,
+            render=render,
+            config=args.dataset,
+            data_dir=data_dir,
+            file_format="array_record",
+        )
+        write_shards(builder, args, runner)
+    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
+    print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
+    if teacher and args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
+        from data.describe import auc_line, statistics
+
+        for split, figures in statistics(folder).items():
+            print(auc_line(split, figures["auc"]))
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that cannot go together."""
     if args.teacher == "scene" and args.dataset != "synthetic":
         raise UserError(f"--teacher=scene knows the depth of synthetic scenes only, not of {args.dataset}")
     if args.teacher.startswith("dir:") and args.dataset == "synthetic":
@@ -112,69 +170,44 @@ def build(args: argparse.Namespace) -> None:
         raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:
         raise UserError(f"--num_shards={args.num_shards}: at least 1")
-    settings = teachers.Settings(
-        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
-    )
-    teacher = teachers.open_teacher(settings)
-    runner = beam_options(args)
+
+
+def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
+    """What to build from, with every problem that shows before a file is opened."""
     if args.dataset == "synthetic":
-        load, problems = synthetic.load, []
         splits, raw = scenes(args)
-    else:
-        load = sources.load
-        source, splits, problems, raw = pairs(args)
-        problems += teachers.missing_maps(settings, (p.image for split in splits.values() for p in split))
-    metadata = {"raw": raw, "teacher": teacher.identity if teacher else None, "num_shards": args.num_shards}
+        return Plan(splits, synthetic.load, None, [], raw)
+    source, splits, problems, raw = pairs(args)
+    problems += teachers.missing_maps(settings, (p.image for split in splits.values() for p in split))
+    return Plan(splits, sources.load, source, problems, raw)
 
-    import tensorflow_datasets as tfds  # slow, and not needed by the processes that load images
 
-    from data.dbd_dataset import Dbd
-
-    data_dir = data_folder(args)
-    folder = data_dir / "dbd" / args.dataset / str(Dbd.VERSION)
-    if folder.exists() and not args.overwrite and not problems:
-        built = json.loads((folder / "metadata.json").read_text())
-        if built == metadata:
-            print(f"dbd/{args.dataset} is built already, in {folder}: nothing to do")
-            return
+def is_built(folder: Path, metadata: dict) -> bool:
+    """Whether the dataset is there. Raises UserError where it was built from something else."""
+    if not folder.exists():
+        return False
+    built = json.loads((folder / "metadata.json").read_text())
+    if built != metadata:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
-    if args.dataset != "synthetic":
-        splits = checks.check(source, splits, problems, args.drop_duplicates)
-    if args.dataset == "refocused":
-        load, splits = refocus.load, refocus.scenes(splits, args.renderings, args.seed)
+    return True
 
-    with sole_builder(folder):
-        builder = Dbd(
-            splits=splits,
-            load=load,
-            teacher=settings,
-            metadata=metadata,
-            cache=data_dir / "dbd_teacher_cache",
-            beam=args.beam,
-            render=refocus.render if args.dataset == "refocused" else None,
-            config=args.dataset,
-            data_dir=data_dir,
-            file_format="array_record",
-        )
-        tfds.disable_progress_bar()  # it cannot know how many examples there are; the builder shows its own
-        modes = tfds.GenerateMode
-        with errors_of_workers():
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    try_download_gcs=False,
-                    download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
-                    num_shards=args.num_shards,
-                    beam_options=runner,
-                )
+
+def write_shards(builder: Any, args: argparse.Namespace, runner: Any) -> None:
+    """Has TFDS write the shards of a `Dbd`, under Beam with the options `runner` if `--beam` was given."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # it cannot know how many examples there are; the builder shows its own
+    modes = tfds.GenerateMode
+    with errors_of_workers():
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False,
+                download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
+                num_shards=args.num_shards,
+                beam_options=runner,
             )
-    counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
-    print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
-    if teacher and args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
-        from data.describe import auc_line, statistics
-
-        for split, figures in statistics(folder).items():
-            print(auc_line(split, figures["auc"]))
+        )
 
 
 def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sources.Pair]], list[str], dict]:
@@ -222,9 +255,9 @@ def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], 
 
 def data_folder(args: argparse.Namespace) -> Path:
     """`--data_dir`, or where TFDS keeps datasets."""
-    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import constants
 
-    return args.data_dir or Path(tfds.core.constants.DATA_PATH)
+    return args.data_dir or Path(constants.DATA_DIR)
 
 
 def beam_options(args: argparse.Namespace):
@@ -232,7 +265,7 @@ def beam_options(args: argparse.Namespace):
     if not args.beam:
         return None
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("--beam needs apache-beam: pip install 'jaxdbd[beam]'") from None
     return PipelineOptions(shlex.split(args.beam_options))

@@ -136,9 +136,14 @@ def remarks(
     """Warnings about files that can be used: what was converted, thresholded, or differs from what was published."""
     out = []
     everything = [f for found in findings.values() for f in found]
-    grey = [pair for split in splits for pair, f in zip(splits[split], findings[split], strict=True) if f.grey_mask]
+    grey = [
+        pair.mask
+        for split in splits
+        for pair, f in zip(splits[split], findings[split], strict=True)
+        if f.grey_mask and pair.mask
+    ]
     if grey:
-        names = ", ".join(pair.mask.name for pair in grey[:3]) + (", ..." if len(grey) > 3 else "")
+        names = ", ".join(mask.name for mask in grey[:3]) + (", ..." if len(grey) > 3 else "")
         out.append(f"{len(grey)} mask(s) hold greys and were cut at 127: {names}")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):
         out.append(f"{count} photograph(s) {what}")

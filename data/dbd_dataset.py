@@ -8,10 +8,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import writer
+from tensorflow_datasets.core import registered, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import sources, teachers
@@ -33,11 +34,13 @@ class DeterministicWriter(writer.ExampleWriter):
 
 
 def _in_order(serialised: bytes) -> bytes:
-    return tf_example_pb2.Example.FromString(serialised).SerializeToString(deterministic=True)
+    # Protocol buffers make their classes at run time, where no type checker sees them.
+    example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
+    return example.FromString(serialised).SerializeToString(deterministic=True)
 
 
 # Not registered with TFDS: readers go by the files alone, and this class has nothing to read with.
-with tfds.core.registered.skip_registration():
+with registered.skip_registration():
 
     class Dbd(tfds.core.GeneratorBasedBuilder):
         """One config per source. Images keep their bytes; masks: 255 = in focus; depth: 0 to 1, 1 = nearest.
@@ -59,7 +62,7 @@ with tfds.core.registered.skip_registration():
             metadata: dict,
             cache: Path,
             beam: bool,
-            render: Callable[[Labelled], dict] | None = None,
+            render: Callable[[Any], dict] | None = None,
             **kwargs,
         ):
             """`splits` maps a split to what `load` turns into records; `metadata` is written beside the shards.
@@ -80,9 +83,10 @@ with tfds.core.registered.skip_registration():
                 features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
             if self._teacher.spec != "none":
                 features["depth"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
+            config = cast(tfds.core.BuilderConfig, self.builder_config)
             return tfds.core.DatasetInfo(
                 builder=self,
-                description=f"Defocus blur detection: {TITLES[self.builder_config.name]}.",
+                description=f"Defocus blur detection: {TITLES[config.name]}.",
                 features=tfds.features.FeaturesDict(features),
                 metadata=tfds.core.MetadataDict(self._metadata),
             )
@@ -94,7 +98,7 @@ with tfds.core.registered.skip_registration():
             """Silent as well; `build.py` says what was built."""
 
         def _example_writer(self) -> writer.ExampleWriter:
-            return DeterministicWriter(self.info.file_format)
+            return DeterministicWriter(cast(tfds.core.FileFormat, self.info.file_format))
 
         def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
             if self._beam:
@@ -112,7 +116,7 @@ with tfds.core.registered.skip_registration():
             yield from map(keyed, made)
 
         def _beam_examples(self, items: list):
-            import apache_beam as beam
+            import apache_beam as beam  # pyright: ignore[reportMissingImports]  # an extra
 
             batches = [items[i : i + teachers.BATCH] for i in range(0, len(items), teachers.BATCH)]
             make = self._render or example

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,6 +29,11 @@ def depth_auc(depth: Float16[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "H W
     return float((ranks.sum() - focus * (focus + 1) / 2) / (focus * blur))
 
 
+def open_dataset(folder: Path) -> Any:
+    """TFDS's reader of a built dataset; its annotations say less than what it can do."""
+    return tfds.builder_from_directory(folder)
+
+
 def statistics(folder: Path) -> dict[str, dict]:
     """Figures of each split of the dataset built in `folder`.
 
@@ -36,7 +42,7 @@ def statistics(folder: Path) -> dict[str, dict]:
         `focus` the share in focus, `depth_missing` 0 or 1, `auc` as `depth_auc` has it, NaN without depth.
     """
     out = {}
-    builder = tfds.builder_from_directory(folder)
+    builder = open_dataset(folder)
     for split in builder.info.splits:
         rows = []
         for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
@@ -63,7 +69,7 @@ def auc_line(split: str, auc: Float[np.ndarray, " n"]) -> str:
 
 def describe(folder: Path, sheet: Path) -> None:
     """Prints the figures of the dataset built in `folder` and draws 24 of its examples."""
-    info = tfds.builder_from_directory(folder).info
+    info = open_dataset(folder).info
     figures = statistics(folder)
     table = Table("split", "images", "width", "height", "in focus", "without depth", title=info.full_name)
     for split, s in figures.items():
@@ -85,7 +91,7 @@ def describe(folder: Path, sheet: Path) -> None:
 
 def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
     """Draws examples spread over all splits, `columns` of them in a row, and saves them as one image."""
-    builder = tfds.builder_from_directory(folder)
+    builder = open_dataset(folder)
     everything = [(source, i) for source in builder.as_data_source().values() for i in range(len(source))]
     chosen = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))
     shown = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]

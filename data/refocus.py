@@ -223,10 +223,13 @@ def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens) -> np.ndarra
 
 
 def _box(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | None:
-    spans = [np.flatnonzero(used.any(axis)) for axis in (1, 0)]
-    if not spans[0].size:
+    rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
+    if not rows.size:
         return None
-    return tuple(slice(max(span[0] - margin, 0), span[-1] + margin + 1) for span in spans)
+    return (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
 
 
 def behind(

@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Set
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -131,7 +132,8 @@ def customise(
         if len(names) != len(folders):
             raise UserError(f"{flag}={given}: give {len(folders)} folder(s), for {', '.join(folders)}")
         for split, name in zip(folders, names, strict=True):
-            folders[split] = tuple(name if i == which else old for i, old in enumerate(folders[split]))
+            photographs, labels = folders[split]
+            folders[split] = (name, labels) if which == 0 else (photographs, name)
     white = gt_white or source.white
     if not white:
         raise UserError(f"{source.title}: say what its masks draw white with --gt_white=blur or --gt_white=focus")
@@ -259,8 +261,8 @@ def conversion(file: Image.Image, encoded: bytes) -> str | None:
 
 
 def read_mask(pair: Pair) -> Bool[np.ndarray, "h w"]:
-    """The mask of a pair, true = in focus. Grey values count as white above 127."""
-    with Image.open(pair.mask) as file:
+    """The mask of a pair that has one, true = in focus. Grey values count as white above 127."""
+    with Image.open(cast(Path, pair.mask)) as file:
         white = grey(file) > 127
     return white if pair.white == "focus" else ~white
 

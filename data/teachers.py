@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float16
@@ -21,7 +22,7 @@ from jaxdbd.files import whole_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Polarity `near`: larger output = nearer (disparity). `far`: larger output = farther (depth).
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "fastdepth": {"polarity": "far", "size": (224, 224), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)},
     # The small model of TCMonoDepth (MIT); it takes values of 0 to 255.
     "tcmonodepth": {"polarity": "near", "size": (192, 320), "mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3},
@@ -197,7 +198,7 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
     if not path.is_file():
         raise UserError(f"no teacher file {path}: --teacher=onnx:FILE must name an ONNX depth model")
     preset = settings.preset or next((name for name in PRESETS if name in path.stem.lower()), None)
-    defaults = PRESETS[preset] if preset else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    defaults: dict[str, Any] = PRESETS[preset] if preset else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     polarity = settings.polarity or defaults.get("polarity")
     if polarity is None:
         raise UserError(f"{path.name}: say what larger outputs mean with --teacher_polarity=near or far")
@@ -219,8 +220,8 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
     if fixed and size != fixed:
         raise UserError(f"--teacher_size={size[0]}x{size[1]}: {path.name} takes {fixed[0]}x{fixed[1]} only")
     batch = wanted.shape[0] if isinstance(wanted.shape[0], int) else BATCH
-    mean = np.float32(settings.mean or defaults["mean"])
-    std = np.float32(settings.std or defaults["std"])
+    mean = np.asarray(settings.mean or defaults["mean"], np.float32)
+    std = np.asarray(settings.std or defaults["std"], np.float32)
 
     def raw(records: Sequence[dict]) -> list[np.ndarray]:
         inputs = np.stack([(_pixels(record["image"], size) - mean) / std for record in records]).transpose(0, 3, 1, 2)
@@ -229,7 +230,7 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
             part = inputs[start : start + batch]
             # Padded to a full batch: a kernel chosen by batch size would let the same photograph come out differently.
             padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])
-            out = session.run(None, {wanted.name: padded})[0]
+            out = np.asarray(session.run(None, {wanted.name: padded})[0])
             maps += list(out.reshape(batch, *out.shape[-2:])[: len(part)])
         return maps
 
@@ -245,8 +246,9 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
 
 
 def _pixels(encoded: bytes, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    height, width = size
     with Image.open(io.BytesIO(encoded)) as file:
-        resized = file.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
+        resized = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32) / 255
 
 
@@ -255,8 +257,11 @@ def _pixels(encoded: bytes, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]
 
 def _hf_teacher(settings: Settings, model_name: str) -> Teacher:
     try:
-        import torch
-        from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+        import torch  # pyright: ignore[reportMissingImports]  # an extra
+        from transformers import (  # pyright: ignore[reportMissingImports]  # an extra
+            AutoImageProcessor,
+            AutoModelForDepthEstimation,
+        )
     except ImportError as error:
         raise UserError(f"--teacher=hf:{model_name} needs {error.name}: pip install 'jaxdbd[hf]'") from None
     try:

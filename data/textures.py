@@ -17,7 +17,8 @@ Field = Float[np.ndarray, "s s"]
 
 def draw(rng: Generator, size: int) -> Texture:
     """A texture of a kind drawn at random, unevenly lit, with fine grain except on smooth surfaces."""
-    kind = rng.choice([fractal, tiles, text, stripes, cells, leaves, grass, smooth], p=KINDS)
+    kinds = [fractal, tiles, text, stripes, cells, leaves, grass, smooth]
+    kind = kinds[rng.choice(len(kinds), p=KINDS)]
     colour = kind(rng, size)
     light = 0.6 + 0.8 * noise(rng, size, octaves=2, coarsest=2)
     strength = 0.05 if kind is smooth else rng.uniform(0.15, 0.5)
@@ -113,7 +114,7 @@ def cells(rng: Generator, size: int) -> Texture:
     seeds[rng.integers(0, size, count), rng.integers(0, size, count)] = 0
     distance, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     colours = ramp(palette(rng, 4), rng.random(label.max() + 1))
-    return colours[label] * (1 - 0.85 * (distance / distance.max())[..., None])
+    return colours[label.astype(int)] * (1 - 0.85 * (distance / distance.max())[..., None])
 
 
 def leaves(rng: Generator, size: int) -> Texture:
@@ -142,7 +143,7 @@ def grass(rng: Generator, size: int) -> Texture:
         angle = direction + rng.normal(0, spread)
         end = start + length * rng.uniform(0.3, 1) * np.array([np.cos(angle), np.sin(angle)])
         colour = colours[rng.integers(32)]
-        cv2.line(canvas, start.astype(int), end.astype(int), colour, int(rng.integers(1, 3)), cv2.LINE_AA)
+        cv2.line(canvas, _pixel(start), _pixel(end), colour.tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
     return canvas
 
 
@@ -177,7 +178,7 @@ def add_lights(rng: Generator, colour: Texture) -> Texture:
     for _ in range(int(rng.integers(5, 40))):
         centre = tuple(int(v) for v in rng.integers(0, size, 2))
         lamp = rng.uniform(8, 40) * (0.5 + 0.5 * rng.random(3))
-        cv2.circle(lit, centre, int(rng.integers(0, 3)), lamp, -1)
+        cv2.circle(lit, centre, int(rng.integers(0, 3)), lamp.tolist(), -1)
     return lit
 
 
@@ -192,9 +193,9 @@ def shape(rng: Generator, size: int, nearness: float) -> Field:
     canvas = np.zeros((fine, fine), np.uint8)
     radius = fine * rng.uniform(0.12, 0.24) * (0.6 + 0.9 * nearness)
     centre = rng.uniform(0.12, 0.88, 2) * fine
-    rng.choice([_blob, _box, _star, _tree, _fence, _letter], p=[0.3, 0.22, 0.12, 0.16, 0.08, 0.12])(
-        rng, canvas, centre, radius
-    )
+    kinds = [_blob, _box, _star, _tree, _fence, _letter]
+    draw_shape = kinds[rng.choice(len(kinds), p=[0.3, 0.22, 0.12, 0.16, 0.08, 0.12])]
+    draw_shape(rng, canvas, centre, radius)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -222,12 +223,17 @@ def _fill(canvas: np.ndarray, centre: np.ndarray, reach: np.ndarray, angle: np.n
     cv2.fillPoly(canvas, [points.astype(np.int32)], 255)
 
 
+def _pixel(at: np.ndarray) -> tuple[int, int]:
+    x, y = at.astype(int).tolist()
+    return x, y
+
+
 def _tree(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
     """A stem from the lower edge that forks, with leaves at the tips."""
 
     def grow(at: np.ndarray, angle: float, length: float, width: float, forks: int) -> None:
         tip = at + length * np.array([np.cos(angle), np.sin(angle)])
-        cv2.line(canvas, at.astype(int), tip.astype(int), 255, max(int(width), 4))
+        cv2.line(canvas, _pixel(at), _pixel(tip), 255, max(int(width), 4))
         if forks == 0:
             axes = (int(radius * rng.uniform(0.1, 0.25)), int(radius * rng.uniform(0.05, 0.15)))
             cv2.ellipse(canvas, tip.astype(int).tolist(), axes, rng.uniform(0, 180), 0, 360, 255, -1)

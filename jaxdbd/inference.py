@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from jaxdbd.input.geometry import to_size, to_square
-from jaxdbd.network.model import DepthDistilledDBD, normalize
+from jaxdbd.network.model import DepthDistilledDBD, Output, normalize
 from jaxdbd.weights import Variables
 
 SquareMaps = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]
@@ -26,6 +26,12 @@ class Prediction(NamedTuple):
     depth: Float32[np.ndarray, "h w"] | None  # nearness in [0, 1], 1 = nearest; None without a depth head
 
 
+@overload
+def predict(model: DepthDistilledDBD, variables: Variables, image: UInt8[np.ndarray, "h w 3"]) -> Prediction: ...
+@overload
+def predict(
+    model: DepthDistilledDBD, variables: Variables, image: Sequence[UInt8[np.ndarray, "_ _ 3"]]
+) -> list[Prediction]: ...
 def predict(
     model: DepthDistilledDBD,
     variables: Variables,
@@ -53,7 +59,8 @@ def predict_maps(
     The network always sees a batch of the same size, the last one padded: so it is compiled once, and what else is in
     a batch can change nothing. Squares are taken while the device works on the batch before.
     """
-    network, batch_size = compiled(model), batch_size_of(jax.default_backend())
+    # A module is a frozen dataclass, which can be hashed; flax's annotations do not say so.
+    network, batch_size = compiled(model), batch_size_of(jax.default_backend())  # pyright: ignore[reportArgumentType]
     squares = iter(squares)
     batches = iter(lambda: list(islice(squares, batch_size)), [])
 
@@ -102,8 +109,8 @@ def probability_and_nearness(
 def maps_of(
     model: DepthDistilledDBD, variables: Variables, normalized: Float[Array, "b s1 s2 3"]
 ) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
-    """`probability_and_nearness` from images that are normalised already."""
-    output = model.apply(variables, normalized)
+    """`probability_and_nearness` from images that are normalized already."""
+    output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])
     return jax.nn.sigmoid(output.focus[..., 0]), depth
 

@@ -1,4 +1,4 @@
-"""Pictures of one prediction, to look at: the photograph with what is in focus outlined, and depth as colours."""
+"""Pictures of one prediction, to look at: the photograph with what is in focus outlined, and depth as colors."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
     # Edges repeated outwards, so that no line runs along the photograph's own border.
     width = max(2, round(0.003 * (image.shape[0] * image.shape[1]) ** 0.5))
     margin = 2 * width + 2
-    padded = cv2.copyMakeBorder(in_focus.astype(np.uint8), *(margin,) * 4, cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(in_focus.astype(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     contours, _ = cv2.findContours(padded, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
     for colour, thickness in (((0, 0, 0), width + 2), (OUTLINE, width)):
         cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
@@ -24,7 +24,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
 
 
 def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Nearness in [0, 1] as colour, from dark (far) to yellow (near)."""
+    """Nearness in [0, 1] as a color, from dark (far) to yellow (near)."""
     levels = np.rint(np.clip(depth.astype(np.float32), 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 

@@ -59,15 +59,16 @@ def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]
     The network's depth is relative: beside the teacher's it is drawn with the scale and shift that fit best.
     """
     titles, rows = ["photograph", "mask", "focus"], []
-    has_teacher, has_depth = examples[0].depth is not None, predictions[0].depth is not None
-    titles += ["teacher's depth"] * has_teacher + ["depth"] * has_depth
+    titles += ["teacher's depth"] * (examples[0].depth is not None) + ["depth"] * (predictions[0].depth is not None)
     for example, prediction in zip(examples, predictions, strict=True):
         row = [example.image, grey(example.mask / 255), grey(prediction.focus)]
-        if has_teacher:
+        if example.depth is not None:
             height, width = example.mask.shape
             row.append(depth_colours(resize(example.depth.astype(np.float32), (height, width))))
-        if has_depth:
-            depth = prediction.depth
-            row.append(depth_colours(fitted_to(depth, example.depth.astype(np.float32)) if has_teacher else depth))
+        depth = prediction.depth
+        if depth is not None and example.depth is not None:
+            depth = fitted_to(depth, example.depth.astype(np.float32))
+        if depth is not None:
+            row.append(depth_colours(depth))
         rows.append(row)
     return panel(rows, titles)

@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -39,7 +39,8 @@ def parallel_map(function: Callable, items: Iterable, title: str, total: int | N
 
     `items` are taken one by one as there is work to give out. Give their number, `total`, where `len` does not know it.
     """
-    total = len(items) if total is None else total
+    if total is None:
+        total = len(cast(Sized, items))
     few = total < WORTHWHILE
     with tqdm(total=total, desc=title, unit=" images", mininterval=0.5, disable=few) as bar:
         for result in map(function, items) if few else _on_workers(function, items):

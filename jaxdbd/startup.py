@@ -30,5 +30,6 @@ def keep_memory() -> None:
 
 def keep_compiled_programs() -> None:
     """Lets JAX keep what it compiles in ~/.cache/jaxdbd, unless it was told of another folder."""
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX makes the attributes of its config at run time, where no type checker sees them.
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jaxdbd/compiled").expanduser()))

@@ -1,4 +1,4 @@
-"""Where the state lies, and how a process finds out that it is one of many; training on them is in test_train.py."""
+"""Where the state lies, and how a process learns that it is one of many; training/test_loop.py trains on them."""
 
 import json
 import os
@@ -69,7 +69,8 @@ def test_rows_reach_the_mesh():
     batch = np.arange(12, dtype=np.float32).reshape(4, 3)
     for placed in (sharding.local_rows_to_devices({"x": batch}, mesh)["x"], sharding.all_rows_to_devices(batch, mesh)):
         np.testing.assert_array_equal(placed, batch)
-        assert placed.sharding.spec == PartitionSpec("data")
+        assert placed.sharding == sharding.batch_sharding(mesh)
+        assert sharding.batch_sharding(mesh).spec == PartitionSpec("data")
 
 
 @pytest.mark.parametrize(

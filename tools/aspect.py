@@ -45,7 +45,9 @@ def letterboxed(focus_of, image, side):
 
 def main() -> None:
     """Measures and prints the three."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="What squashing photographs to a square costs against keeping their proportions."
+    )
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--dataset", default="dbd/cuhk")
     parser.add_argument("--split", default="train[:60]", help="never the test split: a choice is made from this")

@@ -42,7 +42,9 @@ def other_photographs() -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="What a network says of photographs wholly in focus and wholly blurred."
+    )
     parser.add_argument("--weights", default="lite")
     parser.add_argument("--dataset", default="dbd/cuhk")
     parser.add_argument("--split", default="test")

@@ -72,7 +72,7 @@ def photographs(count: int) -> list[dict]:
     made = []
     for i in range(count):
         coarse = rng.integers(0, 256, (27, 40, 3), dtype=np.uint8)
-        image = np.asarray(Image.fromarray(coarse).resize(PHOTO[::-1], Image.Resampling.BICUBIC))
+        image = np.asarray(Image.fromarray(coarse).resize((PHOTO[1], PHOTO[0]), Image.Resampling.BICUBIC))
         mask = ((image[..., 0] > 127) * 255).astype(np.uint8)
         record = {"id": f"made_up{i}", "image": encode(image, "JPEG", quality=90), "mask": encode(mask, "PNG")}
         made.append({**record, "depth": rng.random((224, 224, 1)).astype(np.float16)})
@@ -116,11 +116,14 @@ def peak_bytes(program: Any) -> int:
 def program_and_call(
     model: DepthDistilledDBD, variables: Any, mode: str, feed: Any, config: ml_collections.ConfigDict | None
 ) -> tuple[Any, float, Callable[[], Any]]:
-    """A compiled program, its compile time, and a call that runs it once on a fresh or kept batch."""
+    """A compiled program, its compile time, and a call that runs it once on a fresh or kept batch.
+
+    The program is the network without a `config`, and a training step by it otherwise.
+    """
     rows = next(feed)
     rows.pop("id")
     rows = {k: jnp.asarray(v) for k, v in rows.items()}
-    if mode == "fwd":
+    if config is None:
         program, seconds = compile_timed(jax.jit(partial(probability_and_nearness, model)), variables, rows["image"])
         return program, seconds, lambda: program(variables, rows["image"])
 
@@ -220,6 +223,8 @@ def table(rows: Sequence[dict]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures every batch size asked for, prints the table, and writes the JSON: one object, or a list of several."""
+    if args.operations and args.mode == "input":
+        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
     if args.weights:
         model, variables = weights.load(args.weights)
         model, arch = model.clone(dtype=jnp.dtype(args.dtype)), model.encoder
@@ -229,11 +234,8 @@ def run(args: argparse.Namespace) -> None:
             encoder, full_resolution=not encoder.startswith("lite"), dtype=jnp.dtype(args.dtype), size=args.size
         )
         rng = np.random.default_rng(0)  # which numbers the weights are does not change the time, if they are not zero
-        variables = jax.tree.map(
-            lambda s: jnp.asarray(rng.uniform(0.01, 0.02, s.shape), s.dtype), weights.shapes(model)
-        )
-    if args.operations and args.mode == "input":
-        raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
+        drawn = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
+        variables = jax.device_put(drawn)
     config = None if args.mode == "fwd" else load_config(args.config)
     rows = [
         measure(model, variables, arch, args.mode, args.size, batch, args.repeats, config, args.operations)

@@ -1,7 +1,7 @@
 """Files that run the network without this package: StableHLO for JAX on any platform, ONNX for everyone else.
 
 Both take RGB bytes, uint8 [B, S, S, 3], and return what `jaxdbd.predict` does before it resizes to the photograph:
-focus and, with a depth head, depth, float32 [B, S, S]. B is free; the weights and the normalisation are inside.
+focus and, with a depth head, depth, float32 [B, S, S]. B is free; the file holds the weights and the normalization.
 """
 
 import argparse
@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> None:
     model, variables = weights.load(args.weights)
     is_onnx = args.out.suffix == ".onnx"
     if is_onnx:
-        # ONNX Runtime computes in float32 throughout, so it is checked against a float32 network.
+        # ONNX Runtime computes in float32, so the network that the file is compared with does too.
         model = model.clone(dtype=jnp.float32)
         content = to_onnx(model, variables, weights.read_metadata(args.weights))
     else:
         content = to_stablehlo(model, variables, args.platforms.split(","))
-    # Checked as the file that it is, before it takes its name.
+    # The file is checked as it lies on disk, before it gets its name.
     with whole_file(args.out) as unfinished:
         unfinished.write_bytes(content)
         with jax.default_matmul_precision("highest" if is_onnx else None):
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def to_stablehlo(model: DepthDistilledDBD, variables: weights.Variables, platforms: Sequence[str]) -> bytes:
-    """The serialised `jax.export` of the network for all `platforms`, none of which need be present."""
+    """The serialized `jax.export` of the network for all `platforms`, none of which need be present."""
     if unknown := sorted(set(platforms) - set(PLATFORMS)):
         raise UserError(f"--platforms: {', '.join(unknown)} not known; there are {', '.join(PLATFORMS)}")
     (batch,) = jax.export.symbolic_shape("b")
@@ -94,14 +94,15 @@ def open_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})
+    return lambda images: [np.asarray(output) for output in session.run(None, {"image": images})]
 
 
 def check(model: DepthDistilledDBD, variables: weights.Variables, run: Run) -> float:
     """The largest difference between `run` and the network on a few images. Raises RuntimeError above TOLERANCE."""
     images = sample_images(model.size)
+    network = compiled(model)  # pyright: ignore[reportArgumentType]  # as in inference.py
     # One by one: a file must take any batch.
-    expected = [compiled(model)(variables, images[i : i + 1]) for i in range(len(images))]
+    expected = [network(variables, images[i : i + 1]) for i in range(len(images))]
     outputs = run(images)
     worst = 0.0
     for i, name in enumerate(["focus", "depth"][: 1 + model.depth_head]):

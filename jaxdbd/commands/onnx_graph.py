@@ -3,9 +3,12 @@
 ONNX is NCHW and its kernels OIHW; every layer here is the plain one that convolutions.py computes in a faster form.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 from flax.traverse_util import flatten_dict
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxdbd.inference import BLOCK
@@ -25,13 +28,19 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes):
-        """Appends a node; returns the name of its output, or a list of names for several."""
-        names = [f"{op}_{len(self.nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
-        self.nodes.append(helper.make_node(op, inputs, names, **attributes))
-        return names if outputs > 1 else names[0]
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Appends a node; returns the name of its output."""
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], **attributes))
+        return name
 
-    def constant(self, name: str, values, dtype=np.float32) -> str:
+    def split(self, x: str, parts: int, axis: int) -> list[str]:
+        """Cuts a tensor into equal parts along an axis; returns their names."""
+        names = [f"Split_{len(self.nodes)}_{i}" for i in range(parts)]
+        self.nodes.append(helper.make_node("Split", [x], names, axis=axis))
+        return names
+
+    def constant(self, name: str, values: ArrayLike, dtype: DTypeLike = np.float32) -> str:
         """Stores a tensor under a name, and returns the name."""
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values, dtype), name)
         return name
@@ -96,7 +105,7 @@ class Graph:
 
     def resize(self, x: str, factor: int, mode: str) -> str:
         """Enlarges by a whole factor, bilinearly ("linear") or by repetition ("nearest")."""
-        how = {"coordinate_transformation_mode": "half_pixel" if mode == "linear" else "asymmetric"}
+        how: dict[str, Any] = {"coordinate_transformation_mode": "half_pixel" if mode == "linear" else "asymmetric"}
         how |= {"nearest_mode": "floor"} if mode == "nearest" else {}
         return self.add("Resize", x, "", self.constant(f"enlarge_{factor}", [1, 1, factor, factor]), mode=mode, **how)
 
@@ -122,7 +131,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     resized = [g.resize(side, coarsest >> i, "linear") for i, side in enumerate(sides)]
     weights = g.constant("fuse/kernel", kernel), g.constant("fuse/bias", bias)
     fused = g.add("Conv", g.add("Concat", *resized, axis=1), *weights, kernel_shape=[1, 1])
-    maps = g.add("Split", fused, axis=1, outputs=2) if model.depth_head else [fused]
+    maps = g.split(fused, 2, axis=1) if model.depth_head else [fused]
     maps = [g.add("Squeeze", x, g.constant("channel_axis", [1], np.int64)) for x in maps]
     g.nodes.append(helper.make_node("Sigmoid", [maps[0]], ["focus"]))
     if model.depth_head:
@@ -259,5 +268,5 @@ def srfb(g: Graph, model: DepthDistilledDBD, x: str, layer: str) -> str:
         return total
     z = g.conv(g.add("GlobalAveragePool", total), f"{layer}/squeeze")
     scores = g.add("Concat", *(g.conv(z, f"{layer}/excite{i}") for i in range(4)), axis=2)
-    weights = g.add("Split", g.add("Softmax", scores, axis=2), axis=2, outputs=4)
+    weights = g.split(g.add("Softmax", scores, axis=2), 4, axis=2)
     return g.add("Sum", *(g.add("Mul", w, y) for w, y in zip(weights, branches, strict=True)))

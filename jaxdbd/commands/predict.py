@@ -119,10 +119,10 @@ def predict_files(
                 yield *sizes.popleft(), *maps
 
         def write(item):
-            path, size, *maps = item
+            path, size, focus, depth = item
             # Several large photographs at once would fill the memory.
             with turn if size[0] * size[1] > LARGE else contextlib.nullcontext():
-                return write_prediction(path, names[path], size, *maps, endings, threshold)
+                return write_prediction(path, names[path], size, focus, depth, endings, threshold)
 
         for (path, *_), row in ahead(pool, write, predicted(), limit):
             while failed:
@@ -134,7 +134,7 @@ def predict_files(
 def read_square(path: Path, side: int) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[int, int]]:
     """A photograph squashed to a square, and its (height, width)."""
     picture = read_photograph(path)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), picture.size[::-1]
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), (picture.height, picture.width)
 
 
 def write_prediction(
@@ -150,7 +150,7 @@ def write_prediction(
 
     def save(ending, pixels):
         if pixels.ndim == 2:
-            content = memoryview(cv2.imencode(".png", pixels)[1])  # in half the time that Pillow takes
+            content = cv2.imencode(".png", pixels)[1].data  # in half the time that Pillow takes
         else:
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, {".jpg": "JPEG", ".png": "PNG"}[ending[-4:]], quality=92)

@@ -21,20 +21,20 @@ def instruction_kinds(hlo: str) -> dict[str, str]:
     Args:
       hlo: the program's text, `program.as_text()`.
     """
-    bodies: dict[str, list[str]] = {}
-    body = []
+    bodies: dict[str, dict[str, str]] = {}  # lines by instruction, by computation
+    body = {}
     for line in hlo.splitlines():
         if opening := COMPUTATION.match(line):
-            body = bodies[opening[1]] = []
-        elif INSTRUCTION.match(line):
-            body.append(line)
+            body = bodies[opening[1]] = {}
+        elif instruction := INSTRUCTION.match(line):
+            body[instruction[1]] = line
 
     def kind(line):
         called = re.search(r"calls=%?([\w.-]+)", line)
-        text = "\n".join(bodies.get(called[1], [])) if called else line
+        text = "\n".join(bodies.get(called[1], {}).values()) if called else line
         return next((k for k in KINDS if f" {k}(" in text), "elementwise")
 
-    return {INSTRUCTION.match(line)[1]: kind(line) for lines in bodies.values() for line in lines}
+    return {name: kind(line) for lines in bodies.values() for name, line in lines.items()}
 
 
 def seconds_by_kind(program: Any, call: Callable[[], Any], repeats: int) -> dict[str, float]:

@@ -79,11 +79,12 @@ def read_focus(path: Path, white: str) -> UInt8[np.ndarray, "h w"]:
     return grey if white == "focus" else 255 - grey
 
 
-def resize(focus: UInt8[np.ndarray, "h w"], shape: tuple[int, ...]) -> UInt8[np.ndarray, "h2 w2"]:
+def resize(focus: UInt8[np.ndarray, "h w"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2"]:
     """Bilinear resize of a map to a mask's (height, width), with antialiasing when it shrinks."""
     if focus.shape == shape:
         return focus
-    return np.asarray(Image.fromarray(focus).resize(shape[::-1], Image.Resampling.BILINEAR))
+    height, width = shape
+    return np.asarray(Image.fromarray(focus).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def score_pair(pair: Pair) -> tuple[ImageScores, bool]:

@@ -165,7 +165,7 @@ def add_noise(image: UInt8[np.ndarray, "h w 3"], sigma: float, rng) -> UInt8[np.
     """Adds Gaussian noise of `sigma` grey levels, in whole levels."""
     noise = np.empty((image.shape[0], image.size // image.shape[0]), np.int16)  # sigma is for one channel
     cv2.setRNGSeed(int(rng.integers(2**31)))  # of this thread's generator, thrice as fast as NumPy's
-    cv2.randn(noise, 0, sigma)
+    cv2.randn(noise, np.zeros(1), np.full(1, sigma))
     return cv2.add(image, noise.reshape(image.shape), dtype=cv2.CV_8U)
 
 

@@ -17,8 +17,9 @@ def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=
     Bicubic is the authors' choice for photographs [their code].
     """
     h, w = array.shape[:2]
+    height, width = size
     pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
-    return np.asarray(Image.fromarray(array).resize(size[::-1], resample, box=pixels))
+    return np.asarray(Image.fromarray(array).resize((width, height), resample, box=pixels))
 
 
 class View(NamedTuple):
@@ -36,9 +37,17 @@ def crop_and_resize(view: View, size: int, box: Box = WHOLE, flip: bool = False)
     What lies beside a pixel of unknown depth becomes unknown, since bilinear weights would mix both.
     """
     bilinear = Image.Resampling.BILINEAR
-    maps = [None if a is None else resize(a, (size, size), box, bilinear) for a in view[1:]]
-    out = View(resize(view.image, (size, size), box), *maps)
-    return View(*(None if a is None else np.ascontiguousarray(a[:, ::-1]) for a in out)) if flip else out
+
+    def part(array, resample=bilinear):
+        resized = resize(array, (size, size), box, resample)
+        return np.ascontiguousarray(resized[:, ::-1]) if flip else resized
+
+    return View(
+        part(view.image, Image.Resampling.BICUBIC),
+        part(view.mask),
+        None if view.depth is None else part(view.depth),
+        None if view.valid is None else part(view.valid),
+    )
 
 
 def to_square(image: np.ndarray, side: int) -> UInt8[np.ndarray, "s s 3"]:

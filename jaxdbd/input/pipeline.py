@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import cv2
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float16, UInt8
+from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
@@ -57,10 +59,10 @@ def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequenc
     Raises:
       UserError: where the dataset has not been built, or has no such split.
     """
-    root = data_dir or tfds.core.constants.DATA_DIR
+    root = data_dir or constants.DATA_DIR
     try:
-        builder = tfds.builder(dataset, data_dir=data_dir or None)
-    except tfds.core.registered.DatasetNotFoundError:
+        builder: Any = tfds.builder(dataset, data_dir=data_dir or None)  # its annotations say less than it can do
+    except registered.DatasetNotFoundError:
         name = dataset.removeprefix("dbd/")
         raise UserError(
             f"{dataset} is not built in {root}: run python data/build.py --dataset={name} (data/README.md), "

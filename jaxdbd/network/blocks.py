@@ -72,7 +72,7 @@ class SRFB(nn.Module):
             kernel, bias = ConvParameters(width, width, k, name=f"branch{i}")()
             y = dilated_conv(source, kernel.astype(self.dtype), k) + bias.astype(self.dtype)[None, None, None]
             branches.append(nn.relu(batch_norm(train, self.dtype, f"bn{i}")(y)))
-        total = sum(branches)
+        total: Any = sum(branches)
         if not self.select:
             return total
         # Averages and softmax in float32: a sum over a whole map loses too much in bfloat16.
@@ -80,7 +80,8 @@ class SRFB(nn.Module):
         z = nn.Dense(max(width // 16, 32), name="squeeze")(z)
         scores = jnp.stack([nn.Dense(width, name=f"excite{i}")(z) for i in range(4)])
         weights = jax.nn.softmax(scores, axis=0).astype(self.dtype)
-        return sum(w[:, None, None] * y for w, y in zip(weights, branches, strict=True))
+        mixed: Any = sum(w[:, None, None] * y for w, y in zip(weights, branches, strict=True))
+        return mixed
 
 
 class SAB(nn.Module):

@@ -145,7 +145,7 @@ class ResNeXt101(nn.Module):
         pad = ((3, 3), (3, 3))
         x = nn.relu(ConvNorm(64, 7, 2, padding=pad, dtype=self.dtype, name="stem")(x, train))
         taps = [x]
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]  # pairs are meant too
         for stage, depth in enumerate((3, 4, 23, 3), start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
@@ -165,7 +165,7 @@ class DepthwiseNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 c"]:
         """Maps [B, H, W, C] to [B, ceil(H / stride), ceil(W / stride), C]."""
-        # A depthwise kernel has k*k inputs, whatever the second-to-last axis says to the initialiser.
+        # A depthwise kernel has k*k inputs, whatever the second-to-last axis says to the initializer.
         kernel = self.param("kernel", he_normal, (self.kernel, self.kernel, 1, x.shape[-1]))
         x = depthwise_conv(x, kernel.astype(self.dtype), self.stride)
         return norm(train, self.epsilon, self.dtype)(x)

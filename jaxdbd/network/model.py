@@ -94,7 +94,7 @@ class DepthDistilledDBD(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w 3"], train: bool = False, freeze_encoder_norm: bool = False
     ) -> Output:
-        """Runs the network on normalised images whose height and width are multiples of 32.
+        """Runs the network on normalized images whose height and width are multiples of 32.
 
         `train` uses batch statistics in BatchNorm (apply with `mutable=["batch_stats"]`); `freeze_encoder_norm` keeps
         the encoder's BatchNorm on its running statistics all the same.
@@ -108,7 +108,7 @@ class DepthDistilledDBD(nn.Module):
         taps = encoder(images.astype(self.dtype), train and not freeze_encoder_norm)
         widths = self.widths or spec.decoder_widths
         # The tap that joins each level's output: at strides 16, 8, 4, 2 and none, or at 32, 16, 8, 4, 2.
-        joining = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
+        joining: tuple = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
 
         x = taps[-1]
         sides = []

@@ -2,7 +2,7 @@
 
 Maps and masks are 8-bit, 255 = in focus. Working on the 8-bit map that `predict` writes, and not on the network's
 floats, makes every number reproducible from saved maps, and lets the 256 grey levels carry the sums: a measure that
-does not look at neighbourhoods is an exact function of how many pixels of each level are in focus and how many not.
+does not look at neighborhoods is an exact function of how many pixels of each level are in focus and how many not.
 
 F = 1.3 P R / (0.3 P + R) throughout (beta^2 = 0.3), written 1.3 TP / (0.3 (TP + FN) + TP + FP), and 0 where TP = 0.
 
@@ -224,8 +224,8 @@ def summarize_ddff(levels: Sequence[Int[np.ndarray, "2 256"]]) -> dict[str, floa
     """MAE, F and IoU under `ddff` of a set, given each image's levels."""
     confusions = [ddff_confusion(x) for x in levels]
     return {
-        "mae": mean([mean_absolute_error(x) for x in levels]),
-        "f": mean([c.f for c in confusions]),
+        "mae": fsum(map(mean_absolute_error, levels)) / len(levels),
+        "f": fsum(c.f for c in confusions) / len(levels),
         "iou": sum(confusions, Confusion()).iou,
     }
 
@@ -247,7 +247,7 @@ def summarize(images: Sequence[ImageScores]) -> dict:
         "ece": calibration_error(np.sum([x.levels for x in images], axis=0)),
     }
     if all(x.structure for x in images):
-        e_curve = np.mean([x.e_curve for x in images], axis=0)
+        e_curve = np.mean([x.e_curve for x in images if x.e_curve is not None], axis=0)
         threshold_free |= {"e_max": float(e_curve.max())}
         threshold_free |= {name: mean([x.structure[name] for x in images]) for name in images[0].structure}
     summary = {

@@ -28,7 +28,8 @@ class _SMeasure(Smeasure):
 def boundary(region: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The region's pixels within 2 % of the image diagonal of its edge (chessboard distance; the frame is an edge)."""
     width = max(1, round(BOUNDARY_SHARE * float(np.hypot(*region.shape))))
-    return region & ~minimum_filter(region, size=2 * width + 1, mode="constant", cval=0)
+    inner = np.asarray(minimum_filter(region, size=2 * width + 1, mode="constant", cval=0), bool)
+    return region & ~inner
 
 
 def boundary_iou(predicted: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> float:

@@ -49,7 +49,8 @@ def git_revision() -> str:
 def best_mae(manager: ocp.CheckpointManager) -> float:
     """The least evaluation MAE of the checkpoints kept; infinite where none was evaluated."""
     step = manager.best_step()
-    return float("inf") if step is None else manager.metrics(step)["mae"]
+    metrics = None if step is None else manager.metrics(step)
+    return float("inf") if metrics is None else metrics["mae"]
 
 
 def save(

@@ -2,7 +2,7 @@
 
 import ast
 import difflib
-import importlib.util
+import importlib.machinery
 import inspect
 import types
 from collections.abc import Sequence
@@ -35,9 +35,10 @@ def load_module(path: Path) -> types.ModuleType:
     """A config file as a module, from wherever it lies. Raises UserError where there is none."""
     if not path.is_file():
         raise UserError(f"--config={path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = importlib.machinery.SourceFileLoader(f"config_{path.stem}", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = str(path)
+    loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={path}: it has no get_config(), as the files of configs/ do")
     return module

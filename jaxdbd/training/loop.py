@@ -242,7 +242,7 @@ class Keeper:
     def keep(self, step: int, state: TrainState, evaluates: bool) -> None:
         """Starts a checkpoint, after an evaluation if `evaluates`. Without held-out records the newest weights stay."""
         scores = None
-        if evaluates:
+        if evaluates and self.evaluate is not None:
             variables = self.gather(evaluation_variables(state))
             scores, panel = self.evaluate(variables)
             self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
@@ -373,7 +373,7 @@ def run_steps(
         evaluates = keeper.evaluate is not None and (step % config.eval_every == 0 or step == run.last)
         if step % config.log_every == 0 or step == run.last:
             values = wait_for_finite_metrics(pending)
-            values["learning_rate"] = float(schedule((step - 1) // config.accumulate))
+            values["learning_rate"] = np.asarray(schedule((step - 1) // config.accumulate)).item()
             log.write(step, values | rate.per_second() | device_memory())
             rate.restart()
         if evaluates or stopped_by or step % config.checkpoint_every == 0 or step == run.last:

@@ -5,6 +5,7 @@ and 0 where it does not: the border between sharp and blurred of refocused photo
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +220,7 @@ def joint_loss(
     terms = {
         f.__name__: over_outputs(f, output.focus, output.side_focus, mask, valid) for f in FOCUS_LOSSES[focus_loss]
     }
-    loss = sum(terms.values())
+    loss: Any = sum(terms.values())
     if depth is not None and output.depth is not None:
         known = jnp.isfinite(depth).astype(jnp.float32)
         near = jnp.where(known > 0, depth, 0)

@@ -1,8 +1,8 @@
 """Reads PyTorch's `.pth` files without PyTorch, and without running anything that is in them.
 
-Both formats: the zip archive (since 1.6), and the older stream of pickles that ends in the raw storages. Either way the
-structure is a pickle, and a pickle is a program. Ours may name only what a state dict of tensors needs; each name
-stands for an inert function of this file, and any other name ends the reading.
+It reads both formats: the zip archive (since 1.6), and the older stream of pickles that ends in the raw storages. In
+both, a pickle holds the structure, and a pickle is a program. Here it may use only the names that a state dict of
+tensors needs. Each of them stands for a harmless function of this file; any other name is an error.
 """
 
 import io
@@ -58,7 +58,7 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_numpy_pickle(path: str | Path) -> Any:
-    """A pickle of nested dicts and lists of NumPy arrays, through the same narrow gate as `read_pth`."""
+    """A pickle of nested dicts and lists of NumPy arrays, read with the same restrictions as `read_pth`."""
     with Path(path).open("rb") as file:
         return _finish(_unpickle(path, file), lambda _tensor: None)
 
@@ -114,7 +114,7 @@ def _read_stream(path: Path, file: io.BufferedIOBase) -> Any:
     if (protocol := _unpickle(path, file)) != PROTOCOL:
         raise UserError(f"{path}: PyTorch's older format in an unknown version ({ascii(protocol)[:20]})")
     machine = _unpickle(path, file)
-    # PyTorch writes these storages little-endian on every machine; one who says otherwise is beyond checking.
+    # PyTorch writes this format little-endian on every machine, so a file marked otherwise cannot be trusted.
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise UserError(f"{path}: not marked little-endian: save it again with a newer PyTorch")
     wanted: dict[str, _Storage] = {}
@@ -207,7 +207,7 @@ def _counts(values: Any) -> tuple[int, ...]:
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_flags: Any) -> _Tensor:
     if not isinstance(storage, _Storage) or len(_counts(size)) != len(_counts(stride)):
         raise pickle.UnpicklingError("not a tensor")
-    return _Tensor(storage, *_counts((offset,)), size, stride)
+    return _Tensor(storage, _counts((offset,))[0], size, stride)
 
 
 def _rebuild_parameter(tensor: Any, *_flags: Any) -> _Tensor:
@@ -226,7 +226,7 @@ class _NumpyType:
             raise pickle.UnpicklingError("not a numeric dtype")
 
     def __setstate__(self, state: Any):
-        self.dtype = self.dtype.newbyteorder({">": ">"}.get(state[1], "<"))
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
 
 
 class _NumpyArray:

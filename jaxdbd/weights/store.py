@@ -68,8 +68,9 @@ def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
     """
     path = find(name_or_path)
     model = _model(path, read_metadata(path).config)
-    arrays = {name: jnp.asarray(array, jnp.float32) for name, array in read_tensors(path).items()}
-    expected = flatten_dict(shapes(model), sep="/")
+    # Converted by NumPy: JAX would compile a conversion for every shape.
+    arrays = {name: jnp.asarray(array.astype(np.float32)) for name, array in read_tensors(path).items()}
+    expected: dict[str, Any] = flatten_dict(shapes(model), sep="/")
     differing = sorted(
         name
         for name in expected.keys() | arrays.keys()

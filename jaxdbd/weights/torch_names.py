@@ -19,7 +19,7 @@ RESNEXT_DEPTHS = (3, 4, 23, 3)
 
 def decoder_names() -> Names:
     """The authors' names of everything behind the encoder."""
-    names = {"fuse_focus": ("fusion",), "fuse_depth": ("fusiond",)}
+    names: Names = {"fuse_focus": ("fusion",), "fuse_depth": ("fusiond",)}
     for i in range(1, 6):
         ours, theirs = f"level{i}", f"deconv{i}"
         names[f"{ours}/reduce/conv"] = (f"{theirs}.prev",)

@@ -2,6 +2,7 @@
 
 import argparse
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def official_shapes(shared, arch: str) -> dict[str, tuple[int, ...]]:
     return {name: () if shape == "scalar" else tuple(map(int, shape.split("x"))) for name, shape in pairs}
 
 
-def modules(arch: str) -> dict[str, object]:
+def modules(arch: str) -> dict[str, Any]:
     return flatten_dict(weights.shapes(DepthDistilledDBD(encoder=arch)), sep="/")
 
 
@@ -277,7 +278,8 @@ def in_their_names(tree) -> dict[str, np.ndarray]:
     }
     back = {}
     for path, leaf in flatten_dict(tree, sep="/").items():
-        array = np.asarray(leaf).transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[leaf.ndim])
+        array = np.asarray(leaf)
+        array = array.transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim])
         theirs = names[module_of(path)]
         for prefix, part in zip(theirs, np.split(array, len(theirs)), strict=True):
             back[f"{prefix}.{LEAVES[path.rpartition('/')[2]]}"] = part

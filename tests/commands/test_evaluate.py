@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
+from drawn_network import drawn
 from PIL import Image
 
 from jaxdbd import weights
@@ -53,16 +55,8 @@ def brightness(images: np.ndarray) -> tuple[np.ndarray, None]:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[DepthDistilledDBD, dict]:
-    model = DepthDistilledDBD(encoder="lite0", widths=(32, 32, 32, 16, 16), full_resolution=False, size=SIZE)
-    rng = np.random.default_rng(0)  # drawn with numpy: nothing to compile
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1, leaf.shape).astype(np.float32)
-        spread = np.sqrt(1.5 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.05
-        return rng.normal(0, spread, leaf.shape).astype(np.float32)
-
-    return model, jax.tree_util.tree_map_with_path(draw, weights.shapes(model))
+    model = DepthDistilledDBD(encoder="tiny", full_resolution=False, srfb="none", sab=False, size=SIZE)
+    return model, drawn(model)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +166,7 @@ def test_users_mistakes_are_one_line(built, weights_file, capsys):
 EIGHT_DEVICES = """
 import sys, json, jax
 from functools import partial
-sys.path.insert(0, "tests/commands")
+sys.path[:0] = ["tests", "tests/commands"]
 from test_evaluate import make_records, mesh_of, SIZE
 from jaxdbd import weights
 from jaxdbd.scoring.maps import focus_predictor, quick_scores
@@ -191,7 +185,6 @@ for devices in (1, 8):
 def test_eight_devices_give_the_numbers_of_one(weights_file):
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", EIGHT_DEVICES, str(weights_file)]
-    root = Path(__file__).resolve().parents[2]
-    out = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(command, env=env, cwd=tiny.ROOT, capture_output=True, text=True, check=True).stdout
     one, eight = map(json.loads, out.splitlines())
     assert one == pytest.approx(eight, abs=1e-6)

@@ -12,6 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from fake_benchmark import mask, write_benchmark, write_pair
 from PIL import Image
+from tensorflow_datasets.core import constants
 
 from data import build, describe, sources
 
@@ -219,6 +220,11 @@ def test_mistakes_are_one_line(args, message, tmp_path, capsys):
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_data_dir_shards_go_where_tfds_keeps_datasets():
+    args = build.parser().parse_args(["--dataset=synthetic"])
+    assert build.data_folder(args) == Path(constants.DATA_DIR)
 
 
 def test_failing_teacher_leaves_no_dataset(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Every fast form against the plain one: values and gradients."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +13,26 @@ from jaxdbd.network import convolutions
 
 
 def random(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def close(a, b, tolerance=1e-5):
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * float(jnp.abs(b).max()))
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * np.abs(b).max())
 
 
-def agree(ours, plain, *shapes):
-    """Values and both gradients of two functions of (x, kernel)."""
+def agree(forms, plain, *shapes):
+    """Values and both gradients of functions of (x, kernel) against those of the plain one, in one program."""
     x, kernel = random(*shapes[0]), random(*shapes[1], seed=1)
     dy = random(*jax.eval_shape(plain, x, kernel).shape, seed=2)
 
-    def value_and_gradients(function):
-        value, backward = jax.vjp(function, x, kernel)
-        return value, backward(dy)
+    @jax.jit
+    def values_and_gradients(x, kernel, dy):
+        pairs = [jax.vjp(function, x, kernel) for function in (plain, *forms)]
+        return [(value, backward(dy)) for value, backward in pairs]
 
-    jax.tree.map(close, *(jax.jit(partial(value_and_gradients, f))() for f in (ours, plain)))
+    wanted, *ours = values_and_gradients(x, kernel, dy)
+    for each in ours:
+        jax.tree.map(close, each, wanted)
 
 
 def lowered(function, x, kernel, platform):
@@ -44,26 +48,27 @@ def lowered(function, x, kernel, platform):
 def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
     x = random(2, 5, 6, 3)
     dense, ours = nn.Dense(4), convolutions.PointwiseConv(4)
-    variables = dense.init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(0), x), variables)
+    variables = jax.jit(dense.init)(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(ours.init)(jax.random.key(0), x), variables)
 
     def value_and_gradients(layer):
-        return jax.value_and_grad(lambda v, x: jnp.sin(layer.apply(v, x)).sum(), argnums=(0, 1))(variables, x)
+        sum_of_sines = jax.value_and_grad(lambda v, x: jnp.sin(layer.apply(v, x)).sum(), argnums=(0, 1))
+        return jax.jit(sum_of_sines)(variables, x)
 
     jax.tree.map(close, value_and_gradients(ours), value_and_gradients(dense))
 
 
 @pytest.mark.parametrize("size", [(5, 6), (64, 65)])
 def test_conv_3x3_has_the_gradients_of_a_convolution(size):
-    shapes = (2, *size, 3), (3, 3, 3, 4)
-    agree(convolutions.conv_3x3, convolutions.same_conv, *shapes)
-    x, kernel, dy = random(*shapes[0]), random(*shapes[1], seed=1), random(2, *size, 4, seed=2)
-    for ours, plain in zip(
-        convolutions.product_conv_gradient(x, kernel, dy),
-        jax.vjp(convolutions.same_conv, x, kernel)[1](dy),
-        strict=True,
-    ):
-        close(ours, plain)
+    @jax.custom_vjp
+    def by_products(x, kernel):
+        return convolutions.same_conv(x, kernel)
+
+    def forward(x, kernel):
+        return by_products(x, kernel), (x, kernel)
+
+    by_products.defvjp(forward, lambda residuals, dy: convolutions.product_conv_gradient(*residuals, dy))
+    agree([convolutions.conv_3x3, by_products], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 4))
 
 
 @pytest.mark.parametrize("k", [3, 5])
@@ -71,8 +76,8 @@ def test_conv_3x3_has_the_gradients_of_a_convolution(size):
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
 def test_depthwise_forms_agree(k, stride, size):
     plain, shapes = partial(convolutions.grouped_depthwise, stride=stride), ((2, *size, 6), (k, k, 1, 6))
-    agree(partial(convolutions.depthwise_conv, stride=stride), plain, *shapes)
-    agree(partial(convolutions.shifted_depthwise, stride=stride), plain, *shapes)
+    forms = (convolutions.depthwise_conv, convolutions.shifted_depthwise)
+    agree([partial(form, stride=stride) for form in forms], plain, *shapes)
 
 
 @pytest.mark.parametrize(("groups", "width", "stride"), [(4, 3, 1), (2, 8, 1), (2, 9, 1), (4, 3, 2)])
@@ -80,15 +85,15 @@ def test_depthwise_forms_agree(k, stride, size):
 def test_grouped_forms_agree(groups, width, stride, size):
     plain = partial(convolutions.padded_grouped_conv, groups=groups, stride=stride)
     shapes = (2, *size, groups * width), (3, 3, width, groups * width)
-    agree(partial(convolutions.grouped_conv_3x3, groups=groups, stride=stride), plain, *shapes)
+    forms = [partial(convolutions.grouped_conv_3x3, groups=groups, stride=stride)]
     if stride == 1:
-        agree(partial(convolutions.spread_grouped_conv, groups=groups), plain, *shapes)
+        forms.append(partial(convolutions.spread_grouped_conv, groups=groups))
+    agree(forms, plain, *shapes)
 
 
 def test_upsample_conv_is_nearest_upsampling_then_convolution():
-    shapes = (2, 5, 6, 4), (3, 3, 4, 7)
-    agree(convolutions.upsample_conv, convolutions.upsampled_conv, *shapes)
-    agree(convolutions.product_upsample_conv, convolutions.upsampled_conv, *shapes)
+    forms = [convolutions.upsample_conv, convolutions.product_upsample_conv]
+    agree(forms, convolutions.upsampled_conv, (2, 5, 6, 4), (3, 3, 4, 7))
 
 
 @pytest.mark.parametrize(("k", "size"), [(3, (12, 9)), (5, (7, 16)), (7, (10, 10)), (7, (30, 5)), (7, (1, 1))])
@@ -96,9 +101,8 @@ def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
     def plain(x, kernel):
         return convolutions.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
 
-    shapes = (2, *size, 3), (k, k, 3, 4)
-    for form in (convolutions.padded_dilated_conv, convolutions.unpadded_dilated_conv, convolutions.dilated_conv):
-        agree(partial(form, dilation=k), plain, *shapes)
+    forms = (convolutions.padded_dilated_conv, convolutions.unpadded_dilated_conv, convolutions.dilated_conv)
+    agree([partial(form, dilation=k) for form in forms], plain, (2, *size, 3), (k, k, 3, 4))
 
 
 def test_wide_dilated_convolutions_choose_a_form_per_platform():
@@ -106,19 +110,19 @@ def test_wide_dilated_convolutions_choose_a_form_per_platform():
     wide = partial(convolutions.dilated_conv, dilation=7), (1, 10, 10, 256), (7, 7, 256, 2)
     assert "stablehlo.convolution" not in lowered(*wide, "cpu")
     assert "stablehlo.convolution" in lowered(*wide, "cuda")
-    agree(
-        partial(convolutions.dilated_conv, dilation=7), partial(convolutions.padded_dilated_conv, dilation=7), *wide[1:]
-    )
+    plain = partial(convolutions.padded_dilated_conv, dilation=7)
+    agree([partial(convolutions.dilated_conv, dilation=7)], plain, *wide[1:])
 
 
 def test_outside_of_jit_each_form_is_compiled_once():
     x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4)
+    count: Any = getattr(convolutions.per_platform, "_cache_size")  # noqa: B009, a method that JAX's types hide
     convolutions.depthwise_conv(x, kernel)
-    compiled = convolutions.per_platform._cache_size()
+    compiled = count()
     convolutions.depthwise_conv(x + 1, kernel, 1)
-    assert convolutions.per_platform._cache_size() == compiled
+    assert count() == compiled
     convolutions.depthwise_conv(x, kernel, 2)
-    assert convolutions.per_platform._cache_size() == compiled + 1
+    assert count() == compiled + 1
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,32 @@
-"""The network: shapes, sizes, invariants, switches. tests/test_convert.py checks it against the authors' numbers."""
+"""The network: shapes, sizes, invariants, switches. commands/test_convert.py has the authors' numbers."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny  # noqa: F401, which adds its encoder
 
 from jaxdbd import DepthDistilledDBD, normalize
 from jaxdbd.network.blocks import SRFB
 from jaxdbd.network.encoders import ENCODERS
 
 
-def lite(**fields):
-    return DepthDistilledDBD("lite0", widths=(32,) * 5, full_resolution=False, **fields)
+def small(**fields):
+    return DepthDistilledDBD("tiny", full_resolution=False, **fields)
+
+
+def normal(*shape) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
 
 
 @pytest.fixture(scope="module")
 def images():
-    return jax.random.normal(jax.random.key(1), (2, 64, 96, 3))
+    return normal(2, 64, 96, 3)
 
 
-def random_variables(model, images):
+def random_variables(model, x):
     """Variables drawn without compiling init; with statistics of their own, so that BatchNorm does something."""
     rng = np.random.default_rng(0)
 
@@ -31,19 +38,33 @@ def random_variables(model, images):
             values = rng.uniform(0.5, 1.5, leaf.shape)
         else:
             values = rng.normal(0, 0.1, leaf.shape)
-        return jnp.asarray(values, jnp.float32)
+        return values.astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(model.init, jax.random.key(0), images))
+    return jax.tree_util.tree_map_with_path(
+        draw, jax.eval_shape(partial(model.init, train=False), jax.random.key(0), x)
+    )
+
+
+def fresh_statistics(variables):
+    """BatchNorm's statistics as they begin: mean 0, variance 1."""
+    return {
+        layer: {name: np.full_like(leaf, name == "var") for name, leaf in leaves.items()}
+        for layer, leaves in variables["batch_stats"].items()
+    }
+
+
+def apply(block, variables, x):
+    return jax.jit(partial(block.apply, train=False))(variables, x)
 
 
 @pytest.fixture(scope="module")
 def variables(images):
-    return random_variables(lite(), images)
+    return random_variables(small(), images)
 
 
 @pytest.fixture(scope="module")
 def forward():
-    return jax.jit(lite().apply)
+    return jax.jit(small().apply)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +113,7 @@ def test_a_row_does_not_see_the_other_rows(forward, variables, images):
 def vgg():
     """A narrow VGG network, an input, and its outputs."""
     model = DepthDistilledDBD("vgg16", widths=(16,) * 5, full_resolution=False)
-    x = jax.random.normal(jax.random.key(1), (1, 32, 64, 3))
+    x = normal(1, 32, 64, 3)
     variables = random_variables(model, x)
     forward = jax.jit(model.apply)
     return model, variables, x, forward, forward(variables, x)
@@ -108,6 +129,7 @@ def test_a_mirrored_kernel_sees_a_mirrored_image_alike(vgg):
     np.testing.assert_allclose(forward(mirrored, x[:, :, ::-1]).focus[:, :, ::-1], out.focus, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_bfloat16_agrees_with_float32(vgg):
     model, variables, x, _, out = vgg
     half = jax.jit(model.clone(dtype=jnp.bfloat16).apply)(variables, x)
@@ -116,7 +138,7 @@ def test_bfloat16_agrees_with_float32(vgg):
 
 
 def test_parameters_and_statistics_are_float32_under_bfloat16(images):
-    model = lite(dtype=jnp.bfloat16)
+    model = small(dtype=jnp.bfloat16)
     _, state = jax.eval_shape(
         lambda: model.init_with_output(jax.random.key(0), images, train=True, mutable=["params", "batch_stats"])
     )
@@ -125,7 +147,7 @@ def test_parameters_and_statistics_are_float32_under_bfloat16(images):
 
 def test_switches_remove_what_they_name(images):
     def names(**fields):
-        shapes = jax.eval_shape(lite(**fields).init, jax.random.key(0), images)["params"]
+        shapes = jax.eval_shape(small(**fields).init, jax.random.key(0), images)["params"]
         return {
             jax.tree_util.keystr(p, simple=True, separator="/") for p, _ in jax.tree_util.tree_leaves_with_path(shapes)
         }
@@ -137,21 +159,20 @@ def test_switches_remove_what_they_name(images):
     assert not any("squeeze" in n or "excite" in n for n in names(srfb_select=False))
     assert not any("depth" in n and "depthwise" not in n for n in names(depth_head=False))
     assert names(srfb="parallel") == everything
-    out = jax.eval_shape(lambda: lite(depth_head=False).init_with_output(jax.random.key(0), images)[0])
+    out = jax.eval_shape(lambda: small(depth_head=False).init_with_output(jax.random.key(0), images)[0])
     assert out.depth is None
     assert out.side_depth == ()
 
 
 def test_srfb_attention_is_a_convex_mix_of_its_branches():
-    x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 8, 8, 4)))
-    block = SRFB()
-    variables = block.init(jax.random.key(1), x, False)
+    x = jnp.abs(normal(1, 8, 8, 4))
+    variables = random_variables(SRFB(), x)
     # With all branch kernels zero, branches 1 to 3 are relu(0) = 0, and equal scores weigh the input by a quarter.
-    zero = jax.tree.map(jnp.zeros_like, variables["params"])
-    np.testing.assert_allclose(block.apply({**variables, "params": zero}, x, False), x / 4, rtol=1e-6)
-    added = SRFB(select=False)
+    zero = jax.tree.map(np.zeros_like, variables["params"])
+    fresh = {"batch_stats": fresh_statistics(variables)}
+    np.testing.assert_allclose(apply(SRFB(), fresh | {"params": zero}, x), x / 4, rtol=1e-6)
     names = {k: v for k, v in zero.items() if not k.startswith(("squeeze", "excite"))}
-    np.testing.assert_allclose(added.apply({**variables, "params": names}, x, False), x, rtol=1e-6)
+    np.testing.assert_allclose(apply(SRFB(select=False), fresh | {"params": names}, x), x, rtol=1e-6)
 
 
 def test_cascaded_and_parallel_srfb_differ_in_reach():
@@ -159,9 +180,13 @@ def test_cascaded_and_parallel_srfb_differ_in_reach():
 
     def reach(cascaded):
         block = SRFB(cascaded, select=False)
-        variables = block.init(jax.random.key(1), x, False)
-        params = jax.tree.map(lambda p: jnp.ones_like(p) if p.ndim == 4 else p, variables["params"])
-        rows = np.flatnonzero(np.abs(np.asarray(block.apply({**variables, "params": params}, x, False))).sum((0, 2, 3)))
+        variables = random_variables(block, x)
+        params = {
+            layer: {name: np.full_like(leaf, name != "bias") for name, leaf in leaves.items()}
+            for layer, leaves in variables["params"].items()
+        }
+        out = apply(block, {"params": params, "batch_stats": fresh_statistics(variables)}, x)
+        rows = np.flatnonzero(np.abs(np.asarray(out)).sum((0, 2, 3)))
         return rows[-1] - rows[0] + 1
 
     # Kernels of 3, 5, 7 at rates 3, 5, 7 span 7, 21 and 43 pixels: 43 in parallel [paper], 7 + 20 + 42 = 69 cascaded.
@@ -172,7 +197,7 @@ def test_cascaded_and_parallel_srfb_differ_in_reach():
 def test_frozen_encoder_statistics_stay(variables, images):
     @jax.jit
     def updated(variables):
-        _, updates = lite().apply(variables, images, train=True, freeze_encoder_norm=True, mutable=["batch_stats"])
+        _, updates = small().apply(variables, images, train=True, freeze_encoder_norm=True, mutable=["batch_stats"])
         return updates["batch_stats"]
 
     changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), updated(variables), variables["batch_stats"])
@@ -188,6 +213,6 @@ def test_normalize_is_the_encoders_own():
 
 def test_sides_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="multiples of 32"):
-        jax.eval_shape(lite().init, jax.random.key(0), jnp.zeros((1, 64, 100, 3)))
+        jax.eval_shape(small().init, jax.random.key(0), jnp.zeros((1, 64, 100, 3)))
     with pytest.raises(ValueError, match="srfb must be"):
-        jax.eval_shape(lite(srfb="serial").init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        jax.eval_shape(small(srfb="serial").init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

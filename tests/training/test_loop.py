@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,12 +18,15 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+from drawn_network import drawn
+from flax import linen as nn
 
+from data import build
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import probability_and_nearness
 from jaxdbd.input.pipeline import open_split
-from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.network.model import DepthDistilledDBD, Output
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import make_model, train
 from jaxdbd.training.losses import joint_loss
@@ -36,9 +40,8 @@ STEPS = 20
 def data_dir(tmp_path_factory) -> Path:
     """Rendered scenes of 64 pixels, built as a user builds them."""
     folder = tmp_path_factory.mktemp("data")
-    command = [sys.executable, tiny.ROOT / "data/build.py", "--dataset=synthetic", "--teacher=scene", "--size=64"]
-    command += ["--train_scenes=24", "--test_scenes=6", f"--data_dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True)
+    flags = ["--dataset=synthetic", "--teacher=scene", "--size=64", "--train_scenes=24", "--test_scenes=6"]
+    assert build.main([*flags, f"--data_dir={folder}"]) == 0
     return folder
 
 
@@ -47,7 +50,6 @@ def start(data_dir: Path, workdir: Path, *flags: str, devices: int = 1) -> subpr
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tiny.ROOT / ".cache" / "jax"),
     }
     command = [sys.executable, tiny.__file__, f"--workdir={workdir}", f"--config.data_dir={data_dir}", *flags]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -193,13 +195,13 @@ def tiny_config(data_dir: Path, **fields):
 
 
 @pytest.mark.slow
-def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, tmp_path):
-    config = tiny_config(data_dir, steps=4, checkpoint_every=2, eval_split="")
-    assert train(config, tmp_path) == 0
+def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, undisturbed, tmp_path):
+    # As a run that was killed after its checkpoint of step 16.
+    shutil.copytree(undisturbed / "checkpoints" / "16", tmp_path / "checkpoints" / "16")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.joinpath("checkpoints").rglob("*")}
-    config = tiny_config(data_dir, steps=8, checkpoint_every=100, eval_split="", learning_rate=1e30, clip_norm=0.0)
+    config = tiny_config(data_dir, checkpoint_every=100, learning_rate=1e30, clip_norm=0.0)
     ids = {record["id"].decode() for record in open_split("dbd/synthetic", "train", str(data_dir))}
-    with pytest.raises(UserError, match=r"step [5-8]: not finite \(.*bce .*loss .*\) on images ") as caught:
+    with pytest.raises(UserError, match=r"step (17|18|19|20): not finite \(.*bce .*loss .*\) on images ") as caught:
         train(config, tmp_path)
     named = str(caught.value).partition("on images ")[2].partition(";")[0].split(", ")
     assert len(named) == 8
@@ -209,9 +211,9 @@ def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_profile_and_start_from_weights(data_dir, tmp_path):
-    config = tiny_config(data_dir, steps=10, eval_split="")
-    assert train(config, tmp_path / "a", profile=True) == 0
+def test_profile_and_start_from_weights(data_dir, undisturbed, tmp_path):
+    # With the fields of the undisturbed run, so that nothing is compiled anew.
+    assert train(tiny_config(data_dir), tmp_path / "a", profile=True) == 0
     assert list((tmp_path / "a" / "profile").rglob("*.xplane.pb"))
     # At a learning rate of zero, what comes out is what went in; but for BatchNorm's statistics.
     file = str(tmp_path / "a" / "weights.safetensors")
@@ -235,15 +237,24 @@ def test_wrong_configs_are_one_line(data_dir, tmp_path):
         with pytest.raises(UserError, match=message) as caught:
             train(tiny_config(data_dir, **fields), tmp_path)
         assert "\n" not in str(caught.value)
+    # From weights in a file: initializers take long to compile.
+    config = tiny_config(data_dir, steps=9, init_from=str(tmp_path / "w.safetensors"))
+    model = make_model(config)
+    weights.save(config.init_from, model, drawn(model), dataset="none", license="none")
     with pytest.raises(UserError, match="--profile needs 10 steps"):
-        train(tiny_config(data_dir, steps=9), tmp_path, profile=True)
+        train(config, tmp_path, profile=True)
 
 
-class FrozenNorm(DepthDistilledDBD):
-    """The network with all BatchNorm on running statistics, so that images of a batch do not see each other."""
+class TwoLayers(DepthDistilledDBD):
+    """The least that the step can train: it has an encoder, side outputs and running statistics that stay."""
 
+    @nn.compact
     def __call__(self, images, train=False, freeze_encoder_norm=False):
-        return super().__call__(images, train=False)
+        x = nn.relu(nn.Conv(8, (3, 3), name="encoder")(images))
+        maps = nn.Conv(2, (3, 3), name="heads")(nn.BatchNorm(use_running_average=True)(x))
+        sides = [nn.avg_pool(maps, (s, s), (s, s)) for s in (32, 16, 8, 4, 2)]
+        focus, depth = (tuple(side[..., i : i + 1] for side in (maps, *sides)) for i in range(2))
+        return Output(focus[0], depth[0], focus[1:], depth[1:])
 
 
 def random_batch(n: int, size: int = 32) -> dict[str, np.ndarray]:
@@ -262,11 +273,12 @@ def make_step(model: DepthDistilledDBD, tx: optax.GradientTransformation, **fiel
     return partial(train_step, model=model, tx=tx, loss=loss, gamma=optax.constant_schedule(0.1), **fields)
 
 
-def test_accumulation_equals_the_large_batch():
-    model = FrozenNorm(encoder="tiny", full_resolution=False, srfb="none")
+@pytest.fixture(scope="module")
+def frozen():
+    """A network whose images do not see each other: its variables, and by `accumulate` how to start and take a step."""
+    model = TwoLayers(encoder="tiny")
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    batch = random_batch(8)
-    states = {}
+    functions = {}
     for accumulate in (1, 4):
         tx = make_optimizer(
             "adamw",
@@ -276,8 +288,17 @@ def test_accumulation_equals_the_large_batch():
             clip_norm=1.0,
             accumulate=accumulate,
         )
-        step = jax.jit(make_step(model, tx, ema_decay=0.9, accumulate=accumulate))
-        state = create_state(variables, tx, ema=True)
+        start = jax.jit(partial(create_state, tx=tx, ema=True))
+        functions[accumulate] = start, jax.jit(make_step(model, tx, ema_decay=0.9, accumulate=accumulate))
+    return variables, functions
+
+
+def test_accumulation_equals_the_large_batch(frozen):
+    variables, functions = frozen
+    batch = random_batch(8)
+    states = {}
+    for accumulate, (start, step) in functions.items():
+        state = start(variables)
         rows = 8 // accumulate
         for _ in range(2):
             for i in range(accumulate):
@@ -287,34 +308,36 @@ def test_accumulation_equals_the_large_batch():
     close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
     jax.tree.map(close, states[4].params, states[1].params)
     jax.tree.map(close, states[4].ema, states[1].ema)
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), states[1].params, variables["params"])
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), states[1].params, variables["params"])
     assert max(jax.tree.leaves(moved)) > 1e-3
 
 
-def test_padding_rows_do_not_count():
-    # With BatchNorm frozen, a row of weight 0 changes nothing.
-    model = FrozenNorm(encoder="tiny", full_resolution=False, srfb="none")
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    tx = optax.sgd(0.1)
-    step = jax.jit(make_step(model, tx))
+def test_padding_rows_do_not_count(frozen):
+    # With running statistics, a row of weight 0 changes nothing.
+    variables, functions = frozen
+    start, step = functions[1]
     batch = random_batch(8)
     batch["weight"][5:] = 0
     other = batch | {"image": batch["image"].copy(), "depth": batch["depth"].copy()}
     other["image"][5:], other["depth"][5:] = 0, 0
-    (a, metrics_a), (b, metrics_b) = (step(create_state(variables, tx, ema=False), x) for x in (batch, other))
+    (a, metrics_a), (b, metrics_b) = (step(start(variables), x) for x in (batch, other))
     assert metrics_a == metrics_b
     jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_lowers_for_accelerators_that_are_not_here(platform, dtype):
-    model = DepthDistilledDBD(encoder="lite0", full_resolution=False, dtype=jnp.dtype(dtype))
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def traced_step(request):
+    """The training step of the lite network, traced and for no platform yet."""
+    model = DepthDistilledDBD(encoder="lite0", full_resolution=False, dtype=jnp.dtype(request.param))
     tx = make_optimizer("adamw", lambda _: 1e-3, weight_decay=1e-4, encoder_lr_factor=1.0, clip_norm=5.0, accumulate=1)
     shapes = jax.eval_shape(partial(create_state, tx=tx, ema=True), weights.shapes(model))
     step = jax.jit(make_step(model, tx, ema_decay=0.99), donate_argnums=0)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), random_batch(8, 64))
-    lowered = step.trace(shapes, batch).lower(lowering_platforms=(platform,))
+    return step.trace(shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), random_batch(8, 64)))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_lowers_for_accelerators_that_are_not_here(traced_step, platform):
+    lowered = traced_step.lower(lowering_platforms=(platform,))
     # The accelerators' form of the depthwise convolution: one grouped convolution, where a CPU has shifted sums.
     assert "feature_group_count = 672" in lowered.as_text()
 
@@ -322,12 +345,11 @@ def test_lowers_for_accelerators_that_are_not_here(platform, dtype):
 def test_inference_gives_probabilities_and_nearness():
     config = tiny.get_config()
     model = make_model(config)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    focus, depth = jax.jit(partial(probability_and_nearness, model))(variables, random_batch(2)["image"])
+    focus, depth = jax.jit(partial(probability_and_nearness, model))(drawn(model), random_batch(2)["image"])
     assert focus.shape == depth.shape == (2, 32, 32)
     for maps in (focus, depth):
         assert 0 <= float(maps.min()) <= float(maps.max()) <= 1
     config.model.depth_head = False
     model = make_model(config)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    assert probability_and_nearness(model, variables, jnp.asarray(random_batch(1)["image"]))[1] is None
+    shapes = weights.shapes(model), random_batch(1)["image"]
+    assert jax.eval_shape(partial(probability_and_nearness, model), *shapes)[1] is None
