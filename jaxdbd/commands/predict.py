@@ -61,14 +61,17 @@ def run(args: argparse.Namespace) -> int:
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         rows, entries = {}, {}
 
+        def shown(path):
+            return str(names[path].relative_to(args.out).with_name(path.name))
+
         def write(photograph):
             row = write_prediction(photograph, names[photograph.path], endings, threshold)
-            return row, entry_of(str(photograph.path), photograph, threshold, row) if args.report else None
+            return row, entry_of(shown(photograph.path), photograph, threshold, row) if args.report else None
 
         for path, result in predict_photographs(model, variables, names, write):
             if isinstance(result, UserError):
                 row = ("", "", str(result))
-                result = row, Entry(str(path), row)
+                result = row, Entry(shown(path), row)
             rows[path], entries[path] = result
             bar.update()
             if rows[path][-1]:
@@ -76,5 +79,5 @@ def run(args: argparse.Namespace) -> int:
     if args.csv:
         write_whole(args.csv, csv_text([path, *rows[path]] for path in names))
     if args.report:
-        write_whole(args.report, report([entries[path] for path in names], ", ".join(args.paths)))
+        write_whole(args.report, report([entries[path] for path in names], args.report.stem))
     return int(any(row[-1] for row in rows.values()))
