@@ -11,6 +11,7 @@ from jaxdbd.startup import keep_compiled_programs, keep_memory
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
     "predict": "focus maps of photographs, without masks",
+    "app": "a page on this machine that shows what is in focus in your photographs",
     "evaluate": "a network on a built dataset, under every protocol",
     "score": "any method's maps against masks, from two folders",
     "compare": "runs beside each other and beside published numbers",

@@ -1,0 +1,29 @@
+"""`jaxdbd app`: a page on this machine that shows what is in focus."""
+
+import argparse
+from pathlib import Path
+
+from jaxdbd import weights
+from jaxdbd.errors import UserError
+from jaxdbd.photos import find_photographs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `jaxdbd app`."""
+    parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
+    parser.add_argument("--port", type=int, default=7860, help="of http://127.0.0.1:PORT (7860)")
+    parser.add_argument("--folder", type=Path, help="photographs to begin with, those in its subfolders too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serves the page until Ctrl-C. Mistakes in the flags are told before."""
+    try:
+        import nicegui  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError("the page needs one more package: pip install 'jaxdbd[app]'") from error
+    from jaxdbd.app.server import serve
+
+    weights.read_metadata(args.weights)
+    if args.folder:
+        find_photographs([str(args.folder)], args.folder / "none", recursive=True)
+    serve(args.weights, sorted({*weights.bundled(), args.weights}), args.port, args.folder)
