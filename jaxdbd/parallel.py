@@ -1,7 +1,9 @@
 """Work on all cores of this machine, with a bounded number of results waiting."""
 
+import contextlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -12,6 +14,9 @@ from tqdm import tqdm
 
 # Choice of ours: starting the processes takes about as long as doing this many photographs in this one.
 WORTHWHILE = 64
+LARGE = 12_000_000  # pixels, choice of ours: a few larger photographs at once would fill the memory
+
+_turn = threading.RLock()  # in the processes of a pool, one that they share
 
 
 def cores() -> int:
@@ -21,7 +26,20 @@ def cores() -> int:
 
 def worker_pool() -> ProcessPoolExecutor:
     """A process per core. Spawned, since threads of JAX, TFDS and ONNX Runtime do not survive a fork."""
-    return ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(cores(), mp_context=context, initializer=_share, initargs=(context.RLock(),))
+
+
+def _share(turn) -> None:
+    global _turn
+    _turn = turn
+
+
+@contextlib.contextmanager
+def in_turn(pixels: int) -> Iterator[None]:
+    """Within, no other thread of this process, nor another process of its pool, is at work on a large picture."""
+    with _turn if pixels > LARGE else contextlib.nullcontext():
+        yield
 
 
 def ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> Iterator[tuple[Any, Future]]:
