@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one name a line")
     g.add_argument("--train_list", type=Path, help="the same to train on (default: all the others)")
 
+    g.add_argument(
+        "--allow_uniform_masks",
+        action="store_true",
+        help="build though no mask has both focus and blur",
+    )
+
     g = p.add_argument_group("rendered datasets")
     g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")
     g.add_argument("--renderings", type=int, default=2, help="refocused: scenes per photograph (default: 2)")
@@ -140,7 +146,7 @@ def build(args: argparse.Namespace) -> None:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
     if args.dataset != "synthetic":
-        splits = checks.check(source, splits, problems, args.drop_duplicates)
+        splits = checks.check(source, splits, problems, args.drop_duplicates, args.allow_uniform_masks)
     if args.dataset == "refocused":
         load, splits = refocus.load, refocus.scenes(splits, args.renderings, args.seed)
 
@@ -194,7 +200,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         splits, problems = sources.find_pairs(source, args.manual_dir)
         extra = {"masks_white": source.white}
     sizes = [
-        [split, p.id, *(path.stat().st_size for path in (p.image, p.mask) if path)]
+        [split, p.id, *(_size_of(path) for path in (p.image, p.mask) if path)]
         for split, found in splits.items()
         for p in found
     ]
@@ -205,6 +211,13 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         "drop_duplicates": args.drop_duplicates,
     }
     return source, splits, problems, raw
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # the checks say what is wrong with it
 
 
 def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], dict]:
