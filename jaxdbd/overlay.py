@@ -24,8 +24,8 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
 
 
 def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Nearness in [0, 1] as colour, from dark (far) to yellow (near)."""
-    levels = np.rint(np.clip(depth.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    """Nearness in [0, 1] as colour, from dark (far) to yellow (near); NaN, nothing measured, as far."""
+    levels = np.rint(np.clip(np.nan_to_num(depth.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
