@@ -25,6 +25,8 @@ if ROOT not in sys.path:  # run as a script, only this file's own folder is on t
 
 from data import checks, refocus, sources, synthetic, teachers, textures  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
+from jaxdbd.files import os_errors_in_one_line  # noqa: E402
+from jaxdbd.startup import exit_status  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,15 +90,15 @@ def _floats(text: str) -> tuple[float, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = parser().parse_args(argv)
-    try:
-        (describe if args.describe else build)(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-built is left to be taken for whole", file=sys.stderr)
-        return 130
-    return 0
+
+    def run() -> None:
+        try:
+            (describe if args.describe else build)(args)
+        except KeyboardInterrupt:
+            print("nothing half-built is left to be taken for whole", file=sys.stderr)
+            raise
+
+    return exit_status(run)
 
 
 def build(args: argparse.Namespace) -> None:
@@ -176,11 +178,14 @@ def build(args: argparse.Namespace) -> None:
             )
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
-    if teacher and args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
-        from data.describe import auc_line, statistics
+    if teacher and (teacher.holes or args.dataset != "refocused"):
+        from data.describe import auc_line, holes_line, statistics
 
         for split, figures in statistics(folder).items():
-            print(auc_line(split, figures["auc"]))
+            if args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
+                print(auc_line(split, figures["auc"]))
+            if line := holes_line(split, figures["holes"]):
+                print(f"warning: {line}; the loss leaves them out", file=sys.stderr)
 
 
 def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sources.Pair]], list[str], dict]:
@@ -254,8 +259,10 @@ def beam_options(args: argparse.Namespace):
 @contextlib.contextmanager
 def sole_builder(folder: Path) -> Iterator[None]:
     """Holds the dataset's folder for this process, and clears what a killed build left in it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".lock").open("w") as lock:
+    with os_errors_in_one_line(folder.parent, "no dataset can be built here"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = (folder.parent / ".lock").open("w")
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
         except BlockingIOError:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import unicodedata
@@ -45,6 +46,26 @@ def os_errors_in_one_line(path: Path, what: str = "cannot be written") -> Iterat
         yield
     except OSError as error:
         raise os_error(error, path, what) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """The one line for an error that the user can mend, and None for one of ours.
+
+    Those are a UserError, what the operating system refused, and what a library says of that in its own words.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return str(os_error(error))
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    for each in chain:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(each):
+                paths = re.findall(r"/[^\s\"';:,]+", str(each))
+                return str(os_error(OSError(number, os.strerror(number)), paths[-1] if paths else None))
+    return None
 
 
 def disk_is_full(error: BaseException | None) -> bool:
