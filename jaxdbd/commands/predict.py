@@ -1,39 +1,18 @@
 """`jaxdbd predict`: focus maps of any photographs."""
 
 import argparse
-import contextlib
-import csv
-import io
 import sys
-import threading
 import warnings
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
-import cv2
-import jax
-import numpy as np
-from jaxtyping import Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, write_whole
-from jaxdbd.inference import batch_size_of, predict_maps
-from jaxdbd.input.geometry import to_size
-from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.overlay import depth_picture, overlay
-from jaxdbd.parallel import ahead, cores
-from jaxdbd.photos import SUFFIXES, find_photographs, read_photograph
-
-LARGE = 12_000_000  # pixels; larger photographs are written one at a time
-turn = threading.Lock()
-
-COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
+from jaxdbd.photos import SUFFIXES, find_photographs
+from jaxdbd.predicted import csv_text, predict_photographs, write_prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,98 +58,15 @@ def run(args: argparse.Namespace) -> int:
         warnings.filterwarnings("ignore", module="PIL")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         rows = {}
-        for path, row in predict_files(model, variables, names, endings, threshold):
-            rows[path] = row
+
+        def write(photograph):
+            return write_prediction(photograph, names[photograph.path], endings, threshold)
+
+        for path, row in predict_photographs(model, variables, names, write):
+            rows[path] = ("", "", str(row)) if isinstance(row, UserError) else row
             bar.update()
-            if row[-1]:
-                bar.write(f"error: {row[-1]}", file=sys.stderr)
+            if rows[path][-1]:
+                bar.write(f"error: {rows[path][-1]}", file=sys.stderr)
     if args.csv:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *([path, *rows[path]] for path in names)])
-        write_whole(args.csv, text.getvalue())
+        write_whole(args.csv, csv_text([path, *rows[path]] for path in names))
     return int(any(row[-1] for row in rows.values()))
-
-
-def predict_files(
-    model: DepthDistilledDBD, variables: weights.Variables, names: dict[Path, Path], endings: set[str], threshold: float
-) -> Iterator[tuple[Path, tuple[str, str, str]]]:
-    """Predicts and writes every photograph of `names` (photograph -> map without its ending), and yields its CSV row.
-
-    Threads decode, resize and write while the network runs on its own; what waits between them is small squares, so
-    that memory does not grow with the photographs' size or number. Rows come in any order.
-    """
-    failed = deque()  # rows of unreadable photographs
-    sizes = deque()  # (path, size) of photographs in the network
-    limit = 2 * batch_size_of(jax.default_backend()) + 4
-    with ThreadPoolExecutor(min(4, cores())) as pool:
-
-        def squares():
-            for path, future in ahead(pool, partial(read_square, side=model.size), names, limit):
-                try:
-                    square, size = future.result()
-                except UserError as error:
-                    failed.append((path, ("", "", str(error))))
-                    continue
-                sizes.append((path, size))
-                yield square
-
-        def predicted():
-            for maps in predict_maps(model, variables, squares()):
-                yield *sizes.popleft(), *maps
-
-        def write(item):
-            path, size, *maps = item
-            # Several large photographs at once would fill the memory.
-            with turn if size[0] * size[1] > LARGE else contextlib.nullcontext():
-                return write_prediction(path, names[path], size, *maps, endings, threshold)
-
-        for (path, *_), row in ahead(pool, write, predicted(), limit):
-            while failed:
-                yield failed.popleft()
-            yield path, row.result()
-        yield from failed
-
-
-def read_square(path: Path, side: int) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[int, int]]:
-    """A photograph squashed to a square, and its (height, width)."""
-    picture = read_photograph(path)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), picture.size[::-1]
-
-
-def write_prediction(
-    path: Path,
-    name: Path,
-    size: tuple[int, int],
-    focus: Float32[np.ndarray, "s s"],
-    depth: Float32[np.ndarray, "s s"] | None,
-    endings: set[str],
-    threshold: float,
-) -> tuple[str, str, str]:
-    """Writes what was asked for, `name` + ending, at the photograph's size; returns its CSV row without the path."""
-
-    def save(ending, pixels):
-        if pixels.ndim == 2:
-            content = memoryview(cv2.imencode(".png", pixels)[1])  # in half the time that Pillow takes
-        else:
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, {".jpg": "JPEG", ".png": "PNG"}[ending[-4:]], quality=92)
-            content = buffer.getbuffer()
-        write_whole(name.with_name(name.name + ending), content)
-
-    focus = to_size(focus, size)
-    in_focus = focus > threshold
-    focus *= 255
-    save(".png", np.rint(focus, out=focus).astype(np.uint8))
-    del focus
-    if ".binary.png" in endings:
-        save(".binary.png", in_focus.astype(np.uint8) * 255)
-    if ".overlay.jpg" in endings:
-        # Read once more: photographs kept since they were decoded would fill the memory.
-        save(".overlay.jpg", overlay(np.asarray(read_photograph(path)), in_focus))
-    mean_depth = ""
-    if depth is not None:
-        depth = to_size(depth, size)
-        mean_depth = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
-        if ".depth.png" in endings:
-            save(".depth.png", depth_picture(depth))
-    return f"{in_focus.mean():.4f}", mean_depth, ""
