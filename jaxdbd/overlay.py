@@ -23,6 +23,13 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
     return picture
 
 
+def outlined_levels(in_focus: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """0 where it is in focus, 1 elsewhere, 2 along the line between them: an overlay to lay over a small picture."""
+    levels = (~in_focus).astype(np.uint8)
+    line = cv2.morphologyEx(levels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    return np.where(line > 0, np.uint8(2), levels)
+
+
 def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Nearness in [0, 1] as colour, from dark (far) to yellow (near); NaN, nothing measured, as far."""
     levels = np.rint(np.clip(np.nan_to_num(depth.astype(np.float32)), 0, 1) * 255).astype(np.uint8)

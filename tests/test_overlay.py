@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdbd.overlay import OUTLINE, depth_colours, depth_picture, overlay
+from jaxdbd.overlay import OUTLINE, depth_colours, depth_picture, outlined_levels, overlay
 
 PHOTO = np.random.default_rng(0).integers(60, 256, (120, 200, 3), np.uint8)
 
@@ -54,3 +54,11 @@ def test_depth_picture_has_the_map_on_top_and_a_legend_below(shape):
     ends = [np.abs(row.astype(int) - depth_colours(np.full((1, 1), v, np.float32))[0, 0]).sum(axis=-1) for v in (0, 1)]
     far, near = (int(np.flatnonzero(end == 0)[0]) for end in ends)
     assert far < near
+
+
+def test_levels_to_lay_over_a_small_picture():
+    in_focus = np.zeros((6, 7), bool)
+    in_focus[:, :3] = True
+    row = [0, 0, 2, 2, 1, 1, 1]  # the line is on both sides of the edge, and not along the border
+    np.testing.assert_array_equal(outlined_levels(in_focus), np.tile(np.uint8(row), (6, 1)))
+    assert (outlined_levels(~in_focus[:, :1]) == 1).all()

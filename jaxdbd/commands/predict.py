@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxdbd import weights
+from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, write_whole
 from jaxdbd.photos import SUFFIXES, find_photographs
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also <stem>.binary.png: 255 where the probability is above T (the threshold that came with the weights)",
     )
     parser.add_argument("--csv", type=Path, help="a row per photograph: path, fraction in focus, depth, error")
+    parser.add_argument("--report", type=Path, help="a contact sheet, one HTML page: the sharpest first, with filters")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,23 +52,29 @@ def run(args: argparse.Namespace) -> int:
     model, variables = weights.load(args.weights)
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
-    for folder in {name.parent for name in names.values()} | ({args.csv.parent} if args.csv else set()):
+    for folder in {name.parent for name in names.values()} | {path.parent for path in (args.csv, args.report) if path}:
         make_folder(folder)
 
     with warnings.catch_warnings(), tqdm(total=len(names), unit=" photos") as bar:
         # Pillow warns of large pictures and odd metadata; what it cannot read it raises.
         warnings.filterwarnings("ignore", module="PIL")
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        rows = {}
+        rows, entries = {}, {}
 
         def write(photograph):
-            return write_prediction(photograph, names[photograph.path], endings, threshold)
+            row = write_prediction(photograph, names[photograph.path], endings, threshold)
+            return row, entry_of(str(photograph.path), photograph, threshold, row) if args.report else None
 
-        for path, row in predict_photographs(model, variables, names, write):
-            rows[path] = ("", "", str(row)) if isinstance(row, UserError) else row
+        for path, result in predict_photographs(model, variables, names, write):
+            if isinstance(result, UserError):
+                row = ("", "", str(result))
+                result = row, Entry(str(path), row)
+            rows[path], entries[path] = result
             bar.update()
             if rows[path][-1]:
                 bar.write(f"error: {rows[path][-1]}", file=sys.stderr)
     if args.csv:
         write_whole(args.csv, csv_text([path, *rows[path]] for path in names))
+    if args.report:
+        write_whole(args.report, report([entries[path] for path in names], ", ".join(args.paths)))
     return int(any(row[-1] for row in rows.values()))
