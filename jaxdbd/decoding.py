@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_error, shown
+from jaxdbd.parallel import STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself refuses from 179 on and warns from 89 on, in words that name no file.
 MOST_PIXELS = 2**28
@@ -42,7 +43,6 @@ SUB_IFDS, SAMPLE_FORMAT, DNG_VERSION = 330, 339, 50706
 WHITE_IS_ZERO, SEPARATED, COLOR_FILTER_ARRAY, LINEAR_RAW = 0, 5, 32803, 34892
 
 T = TypeVar("T")
-STRIP = 2**22  # pixels that a step takes at a time where it would otherwise copy the whole picture
 
 
 class Undecodable(UserError):
@@ -289,12 +289,11 @@ def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated
         return Image.fromarray(array.astype(np.float32))
     deep = array.ndim == 2
     out = np.empty(array.shape, np.uint16 if deep else np.uint8)
-    rows = max(1, STRIP // array.shape[1])
-    for top in range(0, len(array), rows):
-        part = np.nan_to_num(array[top : top + rows].astype(np.float32), posinf=0, neginf=0).clip(0, white) / white
+    for rows in strips_of(array):
+        part = np.nan_to_num(array[rows].astype(np.float32), posinf=0, neginf=0).clip(0, white) / white
         part = 1 - part if inverted else part
         # Of color, the high byte, as Pillow takes it from 16 bits.
-        out[top : top + rows] = np.rint(part * 65535) if deep else np.minimum(np.rint(part * 65535) // 256, 255)
+        out[rows] = np.rint(part * 65535) if deep else np.minimum(np.rint(part * 65535) // 256, 255)
     if deep:
         return Image.fromarray(out)
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if separated else "RGBA"}[out.shape[2]]

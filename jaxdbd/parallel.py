@@ -1,4 +1,4 @@
-"""Work on all cores of this machine, with a bounded number of results waiting."""
+"""Work on all cores of this machine, with bounded memory: few results waiting, large pictures in turn and in strips."""
 
 import contextlib
 import multiprocessing
@@ -10,13 +10,22 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 # Choice of ours: starting the processes takes about as long as doing this many photographs in this one.
 WORTHWHILE = 64
+STRIP = 2**22  # pixels
 LARGE = 12_000_000  # pixels, choice of ours: a few larger photographs at once would fill the memory
 
 _turn = threading.RLock()  # in the processes of a pool, one that they share
+
+
+def strips_of(array: np.ndarray) -> Iterator[slice]:
+    """The rows of an image in strips of about STRIP pixels, for steps that would otherwise copy all of a large one."""
+    rows = max(1, STRIP // array.shape[1])
+    for top in range(0, len(array), rows):
+        yield slice(top, min(top + rows, len(array)))
 
 
 def cores() -> int:
