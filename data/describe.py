@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Float16, UInt8
@@ -13,6 +14,8 @@ from scipy.stats import rankdata
 
 from jaxdbd.files import whole_file
 from jaxdbd.panels import grey, panel
+
+SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
 
 
 def depth_auc(depth: Float16[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "H W"]) -> float:
@@ -110,9 +113,20 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Photograph, mask and, where there is one, depth. The mask is grey where it is not valid."""
-    mask = record["mask"][..., 0] / np.float32(255)
+    """Photograph, mask and, where there is one, depth, none larger than is shown. The mask is grey where it is not valid.
+
+    Of a depth map black is far, or was not measured.
+    """
+    mask = _shrunk(record["mask"][..., 0]) / np.float32(255)
     if "valid" in record:
-        mask = np.where(record["valid"][..., 0] > 127, mask, np.float32(0.5))
+        mask = np.where(_shrunk(record["valid"][..., 0]) > 127, mask, np.float32(0.5))
     maps = [mask] + [np.nan_to_num(record["depth"][..., 0])] * ("depth" in record)
-    return [record["image"], *map(grey, maps)]
+    return [_shrunk(record["image"]), *map(grey, maps)]
+
+
+def _shrunk(picture: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h2 w2 *c"]:
+    scale = SHOWN / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import sources, synthetic, teachers
+from jaxdbd.parallel import in_turn
 
 # All choices of ours. Lengths are shares of the longer side of the picture.
 MAX_SIDE = 1024  # larger photographs are reduced to this
@@ -92,9 +93,10 @@ def render(labelled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
     cv2.setNumThreads(1)  # the builder already runs a process per core
     record, depth = labelled
     rng = np.random.default_rng(record["seed"])
-    with Image.open(io.BytesIO(record["image"])) as file:
-        photo = file.convert("RGB")
-    photo.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    with Image.open(io.BytesIO(record["image"])) as file, in_turn(file.width * file.height):  # RGB, as records are
+        file.load()
+        file.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        photo = file.copy()
     pixels = np.asarray(photo)
     near = refine(teachers.fill_holes(depth), pixels)
     lens = draw_lens(rng, near)

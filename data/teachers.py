@@ -19,6 +19,7 @@ from scipy.ndimage import distance_transform_edt
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, name_key, os_errors_in_one_line, shown, stem_key, whole_file
+from jaxdbd.parallel import in_turn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Polarity `near`: larger output = nearer (disparity). `far`: larger output = farther (depth).
@@ -313,8 +314,8 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
 
 
 def _pixels(encoded: bytes, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
-    with Image.open(io.BytesIO(encoded)) as file:
-        resized = file.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
+    with Image.open(io.BytesIO(encoded)) as file, in_turn(file.width * file.height):  # RGB, as records are
+        resized = file.resize(size[::-1], Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32) / 255
 
 

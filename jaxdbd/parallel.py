@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -51,14 +50,33 @@ def in_turn(pixels: int) -> Iterator[None]:
         yield
 
 
-def ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> Iterator[tuple[Any, Future]]:
-    """Each item with the future of function(item), in order; `count` of them are at work or done ahead of need."""
-    items, submitted = iter(items), deque()
+def ahead(
+    pool: Executor,
+    function: Callable,
+    items: Iterable,
+    count: int,
+    weight: Callable[[Any], int] = lambda item: 0,
+    most: int = 0,
+) -> Iterator[tuple[Any, Future]]:
+    """Each item with the future of function(item), in order; `count` of them are at work or done ahead of need.
+
+    Fewer where they weigh more than `most` together.
+    """
+    items, submitted, held, ended = iter(items), deque(), 0, False
     while True:
-        submitted += [(item, pool.submit(function, item)) for item in islice(items, count - len(submitted))]
+        while not ended and len(submitted) < count and held <= most:
+            try:
+                item = next(items)
+            except StopIteration:
+                ended = True
+                break
+            submitted.append((item, pool.submit(function, item)))
+            held += weight(item)
         if not submitted:
             return
-        yield submitted.popleft()
+        item, future = submitted.popleft()
+        yield item, future
+        held -= weight(item)
 
 
 def parallel_map(function: Callable, items: Iterable, title: str, total: int | None = None) -> Iterator:
