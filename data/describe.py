@@ -113,7 +113,7 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Photograph, mask and, where there is one, depth, none larger than is shown. The mask is grey where it is not valid.
+    """Photograph, mask and, where there is one, depth, in at most SHOWN pixels. The mask is grey where not valid.
 
     Of a depth map black is far, or was not measured.
     """

@@ -6,6 +6,7 @@ pillow-heif HEIC, and tifffile the kinds of TIFF that Pillow misreads or does no
 
 import contextlib
 import io
+import logging
 import os
 import stat
 import warnings
@@ -24,6 +25,8 @@ from jaxdbd.parallel import STRIP, strips_of
 # Phones take 200 megapixels. Pillow by itself refuses from 179 on and warns from 89 on, in words that name no file.
 MOST_PIXELS = 2**28
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+# In blocks of over 32 MB the C library returns what a picture took to the system; smaller ones threads may keep.
+Image.core.set_block_size(64 << 20)
 
 # The other kinds that Pillow knows start programs, or are recognized by next to nothing.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "PSD")
@@ -243,6 +246,10 @@ def _refuse_raw(path: Path, tags) -> None:
 def _read_tiff(path: Path, file: io.BufferedIOBase) -> Image.Image:
     """A TIFF with other samples than Pillow reads rightly: planes of over 8 bits, white as zero, floating color."""
     array, axes, orientation, photometric = _errors_in_one_line(path, lambda: _samples(path, file))
+    if not array.size or array.ndim != len(axes):
+        raise Undecodable(
+            path, "cannot be read as a picture: its TIFF tags contradict its samples", "contradictory tags"
+        )
     if axes == "SYX":
         array = np.moveaxis(array, 0, -1)
     elif axes not in ("YX", "YXS"):
@@ -262,6 +269,7 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
     """The samples of a TIFF's first picture as tifffile reads them, their axes, its orientation and photometric tag."""
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of every odd tag, and names no file
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
         _refuse_raw(path, {tag.code: tag.value for tag in page.tags})

@@ -1,6 +1,7 @@
 """One `.safetensors` file holds a network: its arrays, and what is needed to rebuild it."""
 
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -137,6 +138,7 @@ def find(name_or_path: str | Path) -> Path:
     )
 
 
+@functools.lru_cache(maxsize=8)
 def shapes(model: DepthDistilledDBD) -> Variables:
     """The model's variables as shapes and dtypes, with nothing computed."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
