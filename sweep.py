@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import write_whole
+from jaxdbd.startup import exit_status
 from jaxdbd.training.config import load_config, load_module
 from jaxdbd.training.logs import read_metrics
 
@@ -85,7 +87,8 @@ def tabulate(runs: dict[str, list[dict[str, float]]]) -> str:
 def main() -> int:
     """Runs the sweep that the flags describe; returns the exit status."""
     args, overrides = parse_arguments()
-    try:
+
+    def run() -> None:
         names = pick_runs(args.config, args.runs)
         try:
             seeds = [int(seed) for seed in args.seeds.split(",")]
@@ -100,13 +103,10 @@ def main() -> int:
             run_training(f"{args.config}:{name}", args.workdir / name / f"seed{seed}", seed, overrides)
         done = {n: [result(args.workdir / n / f"seed{s}") for s in seeds] for n in names}
         table = tabulate({n: [r for r in results if r] for n, results in done.items()})
-        args.workdir.mkdir(parents=True, exist_ok=True)
-        (args.workdir / "table.md").write_text(table)
+        write_whole(args.workdir / "table.md", table)
         print(table, end="")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

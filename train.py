@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from jaxdbd import sharding, startup
-from jaxdbd.errors import UserError
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import train
 
@@ -29,14 +28,14 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> int:
     """Runs the training that the flags describe; returns the exit status."""
     args, overrides = parse_arguments()
-    try:
+
+    def run() -> int:
         config = load_config(args.config, overrides)
         startup.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)
         return train(config, args.workdir, profile=args.profile)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return startup.exit_status(run)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ if ROOT not in sys.path:  # run as a script, only this file's own folder is on t
 
 from data import checks, refocus, sources, synthetic, teachers, textures  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
+from jaxdbd.files import os_errors_in_one_line  # noqa: E402
+from jaxdbd.startup import exit_status  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one name a line")
     g.add_argument("--train_list", type=Path, help="the same to train on (default: all the others)")
 
+    g.add_argument(
+        "--allow_uniform_masks",
+        action="store_true",
+        help="build though no mask has both focus and blur",
+    )
+
     g = p.add_argument_group("rendered datasets")
     g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")
     g.add_argument("--renderings", type=int, default=2, help="refocused: scenes per photograph (default: 2)")
@@ -83,15 +91,15 @@ def _floats(text: str) -> tuple[float, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     args = parser().parse_args(argv)
-    try:
-        (describe if args.describe else build)(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-built is left to be taken for whole", file=sys.stderr)
-        return 130
-    return 0
+
+    def run() -> None:
+        try:
+            (describe if args.describe else build)(args)
+        except KeyboardInterrupt:
+            print("nothing half-built is left to be taken for whole", file=sys.stderr)
+            raise
+
+    return exit_status(run)
 
 
 class Plan(NamedTuple):
@@ -129,7 +137,7 @@ def build(args: argparse.Namespace) -> None:
         return
     splits, load, render = plan.splits, plan.load, None
     if plan.source is not None:
-        splits = checks.check(plan.source, splits, plan.problems, args.drop_duplicates)
+        splits = checks.check(plan.source, splits, plan.problems, args.drop_duplicates, args.allow_uniform_masks)
     if args.dataset == "refocused":
         splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
 
@@ -149,11 +157,19 @@ def build(args: argparse.Namespace) -> None:
         write_shards(builder, args, runner)
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
-    if teacher and args.dataset != "refocused":  # where we chose the focus, it tells nothing of the teacher
-        from data.describe import auc_line, statistics
+    if teacher:
+        tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
 
-        for split, figures in statistics(folder).items():
+
+def tell_of_depth(folder: Path, tells_auc: bool) -> None:
+    """Prints how well nearness tells what is in focus, and warns of holes in the teacher's maps."""
+    from data.describe import auc_line, holes_line, statistics
+
+    for split, figures in statistics(folder).items():
+        if tells_auc:
             print(auc_line(split, figures["auc"]))
+        if line := holes_line(split, figures["holes"]):
+            print(f"warning: {line}; the loss leaves them out", file=sys.stderr)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -227,7 +243,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         splits, problems = sources.find_pairs(source, args.manual_dir)
         extra = {"masks_white": source.white}
     sizes = [
-        [split, p.id, *(path.stat().st_size for path in (p.image, p.mask) if path)]
+        [split, p.id, *(_size_of(path) for path in (p.image, p.mask) if path)]
         for split, found in splits.items()
         for p in found
     ]
@@ -238,6 +254,13 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         "drop_duplicates": args.drop_duplicates,
     }
     return source, splits, problems, raw
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # the checks say what is wrong with it
 
 
 def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], dict]:
@@ -274,8 +297,10 @@ def beam_options(args: argparse.Namespace):
 @contextlib.contextmanager
 def sole_builder(folder: Path) -> Iterator[None]:
     """Holds the dataset's folder for this process, and clears what a killed build left in it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / ".lock").open("w") as lock:
+    with os_errors_in_one_line(folder.parent, "no dataset can be built here"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = (folder.parent / ".lock").open("w")
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process dies
         except BlockingIOError:

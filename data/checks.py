@@ -1,20 +1,22 @@
 """What can be wrong with a benchmark's files, found before anything is built and told all at once."""
 
 import dataclasses
-import io
 import itertools
 import sys
-import warnings
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from data import sources
+from jaxdbd.decoding import Undecodable, opened
 from jaxdbd.errors import UserError
-from jaxdbd.parallel import parallel_map
-from jaxdbd.photos import upright_rgb
+from jaxdbd.files import os_errors_in_one_line, shown
+from jaxdbd.masks import read_mask
+from jaxdbd.parallel import in_turn, parallel_map
+from jaxdbd.photos import conversion, upright_rgb
 
 # Choice of ours. Copies of a photograph that were scaled or compressed again differ in 0-6 of the 64 bits; the two most
 # alike of CUHK's training and test photographs, which show different things, differ in 14.
@@ -27,12 +29,18 @@ class Finding:
 
     problem: str | None = None
     conversion: str | None = None  # what had to be done to the photograph
+    remark: str = ""  # on the range of the photograph's values
     grey_mask: bool = False  # the mask holds more than black and white
+    uniform: int | None = None  # the one value that the mask holds, 0 or 255
     fingerprint: bytes = b""  # perceptual hash of the photograph
 
 
 def check(
-    source: sources.Source, splits: dict[str, list[sources.Pair]], problems: list[str], drop_duplicates: bool
+    source: sources.Source,
+    splits: dict[str, list[sources.Pair]],
+    problems: list[str],
+    drop_duplicates: bool,
+    allow_uniform_masks: bool = False,
 ) -> dict[str, list[sources.Pair]]:
     """Inspects every pair and prints warnings.
 
@@ -41,6 +49,7 @@ def check(
         splits: the pairs of each split.
         problems: what is known to be wrong already.
         drop_duplicates: leave out of `train` what is also in `test`.
+        allow_uniform_masks: every mask may be of one value.
 
     Returns:
         The pairs to build from.
@@ -52,55 +61,82 @@ def check(
     found = iter(list(parallel_map(inspect, everything, "checking files")))
     findings = {split: list(itertools.islice(found, len(pairs))) for split, pairs in splits.items()}
     problems = problems + [f.problem for split in findings.values() for f in split if f.problem]
+    if not problems and not allow_uniform_masks:
+        problems = all_uniform(source, splits, findings)
     if problems:
         raise UserError("\n  ".join([f"{len(problems)} problem(s) in the raw files; nothing was built", *problems]))
     for remark in remarks(source, splits, findings):
         print(f"warning: {remark}", file=sys.stderr)
     same = duplicates(splits, findings)
     if same:
-        listing = "\n  ".join(f"{train.image} ~ {test.image} ({bits} of 64 bits differ)" for train, test, bits in same)
+        listing = "\n  ".join(
+            f"{shown(train.image)} ~ {shown(test.image)} ({bits} of 64 bits differ)" for train, test, bits in same
+        )
         what = "left out of train" if drop_duplicates else "pass --drop_duplicates to leave them out of train"
         print(f"warning: {len(same)} training photograph(s) are also in test; {what}\n  {listing}", file=sys.stderr)
     dropped = {id(train) for train, _, _ in same} if drop_duplicates else set()
     return {split: [pair for pair in pairs if id(pair) not in dropped] for split, pairs in splits.items()}
 
 
+def all_uniform(
+    source: sources.Source, splits: dict[str, list[sources.Pair]], findings: dict[str, list[Finding]]
+) -> list[str]:
+    """The problem that no mask of the whole set has both what is in focus and what is not, if so."""
+    masks = [pair.mask for pairs in splits.values() for pair in pairs]
+    uniform = [finding.uniform for found in findings.values() for finding in found]
+    if not masks or None in masks or None in uniform:
+        return []
+    values = ", ".join(f"{uniform.count(value)} hold {value} alone" for value in sorted(set(uniform)))
+    return [
+        f"{shown(masks[0].parent)}: no mask has both focus and blur ({values}; {source.white} is drawn white): "
+        "look at them, and pass --allow_uniform_masks if that is meant"
+    ]
+
+
 def inspect(pair: sources.Pair) -> Finding:
     """Reads the files of a pair to the last byte."""
-    opened = {}
-    for what, path in (("photograph", pair.image), ("mask", pair.mask)):
-        if path is None:
-            continue
-        encoded = path.read_bytes()
-        if not encoded:
-            return Finding(f"{path}: empty file (0 bytes); copy it again")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-                opened[what] = Image.open(io.BytesIO(encoded))
-                opened[what].load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else error
-            return Finding(f"{path}: cannot be decoded as a {what} ({reason}); copy it again")
-        if what == "photograph":
-            conversion = sources.conversion(opened[what], encoded)
-    as_stored = opened["photograph"].size
-    photo = upright_rgb(opened["photograph"])
+    try:
+        finding, size, as_stored = _inspect_photograph(pair.image)
+    except Undecodable as error:
+        return Finding(_undecodable(pair.image, "photograph", error))
+    except UserError as error:
+        return Finding(str(error))
     if pair.mask is None:
-        return Finding(None, conversion, fingerprint=fingerprint(photo))
-    mask = sources.grey(opened["mask"])
+        return finding
+    try:
+        mask = read_mask(pair.mask)
+    except Undecodable as error:
+        return Finding(_undecodable(pair.mask, "mask", error))
+    except UserError as error:
+        return Finding(str(error))
     height, width = mask.shape
-    if photo.size != (width, height):
+    if size != (width, height):
+        name = shown(pair.mask.name)
         if as_stored == (width, height):
             return Finding(
-                f"{pair.image}: its EXIF tag turns it to {photo.width}x{photo.height}, but {pair.mask.name} is "
+                f"{shown(pair.image)}: its EXIF tag turns it to {size[0]}x{size[1]}, but {name} is "
                 f"{width}x{height}, not turned; turn the mask or remove the tag"
             )
-        return Finding(f"{pair.image}: {photo.width}x{photo.height}, but {pair.mask.name} is {width}x{height}")
-    values = np.unique(mask)
-    if values[-1] == 1:
-        return Finding(f"{pair.mask}: holds 0 and 1 as labels; save it with 0 and 255")
-    return Finding(None, conversion, bool(np.setdiff1d(values, [0, 255]).size), fingerprint(photo))
+        return Finding(f"{shown(pair.image)}: {size[0]}x{size[1]}, but {name} is {width}x{height}")
+    low, high = int(mask.min()), int(mask.max())
+    greys = bool(((mask != 0) & (mask != 255)).any())
+    return dataclasses.replace(finding, grey_mask=greys, uniform=low if low == high else None)
+
+
+def _inspect_photograph(path: Path) -> tuple[Finding, tuple[int, int], tuple[int, int]]:
+    """What a photograph is like, its (width, height) upright, and as it is stored."""
+    with os_errors_in_one_line(path, "cannot be read"):
+        encoded = path.read_bytes()
+    with opened(path, encoded) as picture, in_turn(picture.width * picture.height):
+        as_stored, changed = picture.size, conversion(path, picture)
+        photo, remark = upright_rgb(path, picture, encoded)
+        return Finding(None, changed, remark=remark, fingerprint=fingerprint(photo)), photo.size, as_stored
+
+
+def _undecodable(path: Path, what: str, error: Undecodable) -> str:
+    if error.reason == "empty":
+        return str(error)
+    return f"{shown(path)}: cannot be decoded as a {what} ({error.reason}); copy it again"
 
 
 def fingerprint(photo: Image.Image) -> bytes:
@@ -143,10 +179,11 @@ def remarks(
         if f.grey_mask and pair.mask
     ]
     if grey:
-        names = ", ".join(mask.name for mask in grey[:3]) + (", ..." if len(grey) > 3 else "")
+        names = ", ".join(shown(mask.name) for mask in grey[:3]) + (", ..." if len(grey) > 3 else "")
         out.append(f"{len(grey)} mask(s) hold greys and were cut at 127: {names}")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):
         out.append(f"{count} photograph(s) {what}")
+    out += [finding.remark for finding in everything if finding.remark]
     for split, count in source.count.items():
         if len(splits.get(split, [])) != count:
             out.append(f"{split}: {len(splits.get(split, []))} photographs, where {count} were published")

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Float16, UInt8
@@ -15,17 +16,21 @@ from scipy.stats import rankdata
 from jaxdbd.files import whole_file
 from jaxdbd.panels import grey, panel
 
+SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
+
 
 def depth_auc(depth: Float16[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "H W"]) -> float:
     """The probability that a random pixel in focus is nearer than a random one out of focus; NaN where one kind lacks.
 
-    Area under the ROC curve by the rank sum (Mann and Whitney 1947), at the depth map's resolution.
+    Area under the ROC curve by the rank sum (Mann and Whitney 1947), at the depth map's resolution. Pixels without a
+    measurement, NaN, do not count.
     """
-    mask = np.asarray(Image.fromarray(in_focus).resize(depth.shape[::-1], Image.Resampling.NEAREST))
+    known = np.isfinite(depth)
+    mask = np.asarray(Image.fromarray(in_focus).resize(depth.shape[::-1], Image.Resampling.NEAREST))[known]
     focus, blur = int(mask.sum()), int((~mask).sum())
     if not focus or not blur:
         return float("nan")
-    ranks = rankdata(depth.astype(np.float32).ravel())[mask.ravel()]
+    ranks = rankdata(depth[known].astype(np.float32))[mask]
     return float((ranks.sum() - focus * (focus + 1) / 2) / (focus * blur))
 
 
@@ -38,8 +43,9 @@ def statistics(folder: Path) -> dict[str, dict]:
     """Figures of each split of the dataset built in `folder`.
 
     Returns:
-        `{split: {height, width, focus, depth_missing, auc}}`, arrays [n] over images: `height` and `width` in pixels,
-        `focus` the share in focus, `depth_missing` 0 or 1, `auc` as `depth_auc` has it, NaN without depth.
+        `{split: {height, width, focus, depth_missing, auc, holes}}`, arrays [n] over images: `height` and `width` in
+        pixels, `focus` the share in focus, `depth_missing` 0 or 1, `auc` as `depth_auc` has it, NaN without depth,
+        `holes` the share of the depth map without a measurement.
     """
     out = {}
     builder = open_dataset(folder)
@@ -48,10 +54,10 @@ def statistics(folder: Path) -> dict[str, dict]:
         for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
             mask = record["mask"][..., 0] > 127
             auc = depth_auc(record["depth"][..., 0], mask) if "depth" in record else np.nan
-            rows.append((*mask.shape, mask.mean(), "depth" not in record, auc))
-        out[split] = dict(
-            zip(("height", "width", "focus", "depth_missing", "auc"), np.array(rows, float).T, strict=True)
-        )
+            holes = np.isnan(record["depth"]).mean() if "depth" in record else 0.0
+            rows.append((*mask.shape, mask.mean(), "depth" not in record, auc, holes))
+        columns = ("height", "width", "focus", "depth_missing", "auc", "holes")
+        out[split] = dict(zip(columns, np.array(rows, float).T, strict=True))
     return out
 
 
@@ -65,6 +71,14 @@ def auc_line(split: str, auc: Float[np.ndarray, " n"]) -> str:
     if mean < 0.4:  # choice of ours: in photographs what is in focus is mostly near
         line += "; so far under 0.5 hints at an inverted teacher, see --teacher_polarity"
     return line
+
+
+def holes_line(split: str, holes: Float[np.ndarray, " n"]) -> str | None:
+    """One line on depth maps with pixels that were not measured, or None where there are none."""
+    if not holes.any():
+        return None
+    count, share = int((holes > 0).sum()), holes.mean()
+    return f"{split}: {count} of {len(holes)} depth maps have pixels without a measurement (0), {share:.2%} of all: NaN"
 
 
 def describe(folder: Path, sheet: Path) -> None:
@@ -84,6 +98,9 @@ def describe(folder: Path, sheet: Path) -> None:
     rendered = "valid" in info.features
     for split, s in {} if rendered else figures.items():  # where we chose the focus, it tells nothing of the teacher
         print(auc_line(split, s["auc"]))
+    for split, s in figures.items():
+        if line := holes_line(split, s["holes"]):
+            print(line)
     draw_sheet(folder, sheet)
     left_out = ", grey = left out of the loss" if rendered else ""
     print(f"examples (photograph; mask, white = in focus{left_out}; depth, white = near): {sheet}")
@@ -102,9 +119,20 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Photograph, mask and, where there is one, depth. The mask is grey where it is not valid."""
-    mask = record["mask"][..., 0] / np.float32(255)
+    """Photograph, mask and, where there is one, depth, in at most SHOWN pixels. The mask is grey where not valid.
+
+    Of a depth map black is far, or was not measured.
+    """
+    mask = _shrunk(record["mask"][..., 0]) / np.float32(255)
     if "valid" in record:
-        mask = np.where(record["valid"][..., 0] > 127, mask, np.float32(0.5))
-    maps = [mask] + [record["depth"][..., 0]] * ("depth" in record)
-    return [record["image"], *map(grey, maps)]
+        mask = np.where(_shrunk(record["valid"][..., 0]) > 127, mask, np.float32(0.5))
+    maps = [mask] + [np.nan_to_num(record["depth"][..., 0])] * ("depth" in record)
+    return [_shrunk(record["image"]), *map(grey, maps)]
+
+
+def _shrunk(picture: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h2 w2 *c"]:
+    scale = SHOWN / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -18,7 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
-from data import sources, synthetic
+from data import sources, synthetic, teachers
+from jaxdbd.parallel import in_turn
 
 # All choices of ours. Lengths are shares of the longer side of the picture.
 MAX_SIDE = 1024  # larger photographs are reduced to this
@@ -86,16 +87,18 @@ def render(labelled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
 
     Returns:
         An example of the dataset: `id`; `image`, JPEG; `mask`, PNG, 255 = in focus; `valid`, PNG, 255 = the mask is
-        certain, 0 = leave the pixel out; `depth`, the nearness as it came, [h, w, 1].
+        certain, 0 = leave the pixel out; `depth`, the nearness as it came, [h, w, 1]. Where nothing was measured the
+        rendering takes the nearness beside it.
     """
     cv2.setNumThreads(1)  # the builder already runs a process per core
     record, depth = labelled
     rng = np.random.default_rng(record["seed"])
-    with Image.open(io.BytesIO(record["image"])) as file:
-        photo = file.convert("RGB")
-    photo.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    with Image.open(io.BytesIO(record["image"])) as file, in_turn(file.width * file.height):  # RGB, as records are
+        file.load()
+        file.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+        photo = file.copy()
     pixels = np.asarray(photo)
-    near = refine(depth, pixels)
+    near = refine(teachers.fill_holes(depth), pixels)
     lens = draw_lens(rng, near)
     light = boost_highlights(linear(pixels), _log_uniform(rng, *BOOST))
     light, classes = photograph(light, near, lens, synthetic.draw_aperture(rng))

@@ -6,19 +6,21 @@ To add a benchmark, add an entry to `SOURCES`; everything else follows from it.
 import dataclasses
 import hashlib
 import io
-from collections.abc import Set
+import os
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 from PIL import Image
 
+from jaxdbd import masks
+from jaxdbd.decoding import opened
 from jaxdbd.errors import UserError
-from jaxdbd.files import files_by_stem, read_names
-from jaxdbd.photos import SUFFIXES, upright_rgb
-
-EXIF_ORIENTATION = 274
+from jaxdbd.files import files_by_stem, is_utf8, os_errors_in_one_line, read_names, shown, shown_apart
+from jaxdbd.parallel import in_turn
+from jaxdbd.photos import SUFFIXES, conversion, upright_rgb
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,19 +156,21 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
     Raises:
         UserError: a folder or a list is missing, or there are no photographs at all.
     """
-    if not manual_dir.is_dir():
-        raise UserError(f"no folder {manual_dir}: --manual_dir must name the folder of {source.title}")
+    if not os.path.isdir(manual_dir):
+        raise UserError(f"no folder {shown(manual_dir)}: --manual_dir must name the folder of {source.title}")
     splits, problems = {}, []
-    for split, (images, masks) in source.folders.items():
+    for split, (images, labels_of) in source.folders.items():
         (photos, twice), (labels, twice_too) = (
-            files_by_stem(_locate(source, manual_dir, name), SUFFIXES, source.skip) for name in (images, masks)
+            files_by_stem(_locate(source, manual_dir, name), SUFFIXES, source.skip) for name in (images, labels_of)
         )
-        problems += [f"{path}: same name as {other.name}; keep one of them" for other, path in twice + twice_too]
-        problems += [f"{photos[key]}: no mask of that name in {masks}/" for key in sorted(photos.keys() - labels)]
-        problems += [
-            f"{labels[key]}: no photograph of that name in {images}/" for key in sorted(labels.keys() - photos)
-        ]
+        problems += _names_twice(twice + twice_too)
+        lone = [photos[key] for key in sorted(photos.keys() - labels)]
+        problems += [f"{shown(path)}: no mask of that name in {shown(labels_of)}/" for path in lone]
+        lone = [labels[key] for key in sorted(labels.keys() - photos)]
+        problems += [f"{shown(path)}: no photograph of that name in {shown(images)}/" for path in lone]
         both = sorted(photos.keys() & labels.keys())
+        problems += _names_not_text(photos[key] for key in both)
+        both = [key for key in both if is_utf8(photos[key].name)]
         splits[split] = {key: Pair(photos[key].stem, photos[key], labels[key], source.white) for key in both}
         if split == "train" and source.test_list is not None:
             known = photos.keys() | labels.keys()  # of a pair, one of the two alone is named above
@@ -189,15 +193,30 @@ def find_photographs(
     Raises:
         UserError: a folder or a list is missing, or there are no photographs at all.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: --manual_dir must name the folder of {REFOCUSED.title}")
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {shown(folder)}: --manual_dir must name the folder of {REFOCUSED.title}")
     photos, twice = files_by_stem(folder, SUFFIXES)
-    problems = [f"{path}: same name as {other.name}; keep one of them" for other, path in twice]
+    problems = _names_twice(twice) + _names_not_text(photos.values())
     if not photos:
-        raise UserError(f"no photographs in {folder}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}")
-    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white) for key in sorted(photos)}
+        raise UserError(
+            f"no photographs in {shown(folder)}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}"
+        )
+    usable = [key for key in sorted(photos) if is_utf8(photos[key].name)]
+    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white) for key in usable}
     splits, found = _split(everything, photos.keys(), test_list, train_list, str(folder))
     return {split: list(pairs.values()) for split, pairs in splits.items() if pairs}, problems + found
+
+
+def _names_twice(twice: list[tuple[Path, Path]]) -> list[str]:
+    problems = []
+    for other, path in twice:
+        name, name_too = shown_apart(path.name, other.name)
+        problems.append(f"{shown(path.parent)}/{name}: same name as {name_too}; keep one of them")
+    return problems
+
+
+def _names_not_text(paths: Iterable[Path]) -> list[str]:
+    return [f"{shown(path)}: its name is not UTF-8; rename it" for path in paths if not is_utf8(path.name)]
 
 
 def _split(
@@ -208,9 +227,9 @@ def _split(
     lists = {which: read_names(path, SUFFIXES) for which, path in given.items() if path is not None}
     test = lists.get("test", {})
     twice = sorted(lists.get("train", {}).keys() & test)
-    problems = [f"{test[key]}: in both {train_list} and {test_list}" for key in twice]
+    problems = [f"{shown(test[key])}: in both {train_list} and {test_list}" for key in twice]
     problems += [
-        f"{name}: in the {which} list, but there is no photograph of that name in {where}"
+        f"{shown(name)}: in the {which} list, but there is no photograph of that name in {shown(where)}"
         for which, names in lists.items()
         for key, name in names.items()
         if key not in known
@@ -224,9 +243,11 @@ def _split(
 
 def _locate(source: Source, manual_dir: Path, name: str) -> Path:
     for folder in (manual_dir / name, manual_dir / source.root / name):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return folder
-    raise UserError(f"no folder {manual_dir / name}: if yours has another name, give it with --images or --masks")
+    raise UserError(
+        f"no folder {shown(manual_dir / name)}: if yours has another name, give it with --images or --masks"
+    )
 
 
 def load(pair: Pair) -> dict:
@@ -243,35 +264,21 @@ def load(pair: Pair) -> dict:
 
 def load_photograph(path: Path) -> dict:
     """Reads a photograph: `path`, `image` and `key` of a record, as `load` describes them."""
-    encoded = path.read_bytes()
-    with Image.open(io.BytesIO(encoded)) as file:
-        image = encoded if conversion(file, encoded) is None else png(upright_rgb(file))
+    with os_errors_in_one_line(path, "cannot be read"):
+        encoded = path.read_bytes()
+    with opened(path, encoded) as picture, in_turn(picture.width * picture.height):
+        kept = conversion(path, picture) is None
+        image = encoded if kept else png(upright_rgb(path, picture, encoded)[0])
     return {"path": path, "image": image, "key": hashlib.sha256(encoded).hexdigest()}
 
 
-def conversion(file: Image.Image, encoded: bytes) -> str | None:
-    """Why a photograph cannot be stored as it is, or None where it can."""
-    if file.getexif().get(EXIF_ORIENTATION, 1) != 1:
-        return "rotated upright by its EXIF tag"
-    if file.format == "PNG" and encoded[24] == 16:  # bits per channel, in the header
-        return "16 bits reduced to 8"
-    if file.mode != "RGB":
-        return f"{file.mode} turned into RGB"
-    return None if file.format in ("JPEG", "PNG") else f"{file.format} turned into PNG"
-
-
 def read_mask(pair: Pair) -> Bool[np.ndarray, "h w"]:
-    """The mask of a pair that has one, true = in focus. Grey values count as white above 127."""
-    with Image.open(cast(Path, pair.mask)) as file:
-        white = grey(file) > 127
+    """The mask of a pair that has one, true = in focus. Grey values count as white above 127.
+
+    Raises UserError for what is no mask.
+    """
+    white = masks.read_mask(cast(Path, pair.mask)) > 127
     return white if pair.white == "focus" else ~white
-
-
-def grey(file: Image.Image) -> UInt8[np.ndarray, "h w"]:
-    """One 8-bit channel of any image; transparency is dropped."""
-    if file.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
-        return (np.asarray(file).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-    return np.asarray(file.convert("L"))
 
 
 def png(image: Image.Image) -> bytes:

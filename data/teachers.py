@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float16
+from jaxtyping import Bool, Float, Float16
 from PIL import Image
+from scipy.ndimage import distance_transform_edt
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import whole_file
+from jaxdbd.files import make_folder, name_key, os_errors_in_one_line, shown, stem_key, whole_file
+from jaxdbd.parallel import in_turn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Polarity `near`: larger output = nearer (disparity). `far`: larger output = farther (depth).
@@ -31,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # The Transformers models whose polarity follows from their kind.
 HF_POLARITY = {"dpt": "near", "depth_anything": "near", "zoedepth": "far", "glpn": "far", "depth_pro": "far"}
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
+LEAST_DISTANCE = 0.01  # of the largest, choice of ours: what depth cameras measure lies beyond
 BATCH = 8
 
 
@@ -58,6 +61,7 @@ class Teacher:
     polarity: str
     raw: Callable[[Sequence[dict]], list[Float[np.ndarray, "h w"]]]
     slow: bool
+    holes: bool = False  # 0 says that nothing was measured, as depth cameras write it
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,7 +97,7 @@ def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> l
     if not teacher.slow or cache is None:
         return [unit_nearness(raw, teacher, r["id"]) for raw, r in zip(teacher.raw(records), records, strict=True)]
     folder = cache / digest(teacher.identity)[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     files = [folder / f"{record['key']}.npy" for record in records]
     # By file: two renderings of one photograph want the same map.
     missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
@@ -104,18 +108,44 @@ def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> l
 
 
 def unit_nearness(raw: Float[np.ndarray, "h w"], teacher: Teacher, name: str) -> Float16[np.ndarray, "h w"]:
-    """A teacher's output stretched to [0, 1] with 1 = nearest.
+    """A teacher's output stretched to [0, 1] with 1 = nearest, NaN where a teacher with `holes` has measured nothing.
 
     A `far` output is mirrored, not inverted: of a relative teacher only the order is certain.
     """
     raw = np.asarray(raw, np.float32)
     if not np.isfinite(raw).all():
         raise UserError(f"{name}: the teacher {teacher.identity['name']} gave NaN or infinity for it")
-    low, high = float(raw.min()), float(raw.max())
+    holes = unmeasured(raw) if teacher.holes else np.zeros(raw.shape, bool)
+    measured = raw[~holes]
+    low, high = float(measured.min(initial=np.inf)), float(measured.max(initial=-np.inf))
     if not high > low:
         raise UserError(f"{name}: the teacher {teacher.identity['name']} gave the same depth everywhere")
+    raw = np.where(holes, np.float32(np.nan), raw)
     unit = (raw - low) / (high - low)
     return (unit if teacher.polarity == "near" else 1 - unit).astype(np.float16)
+
+
+def unmeasured(depth: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Where 0 in a map of distances says that nothing was measured: it stands apart from every other value.
+
+    In a map that was stretched to begin at 0, the next value lies as close to it as values do to each other.
+    """
+    zero = depth == 0
+    values = np.unique(depth[~zero])
+    if not zero.any() or not values.size or values[0] < 0:
+        return np.zeros(depth.shape, bool)
+    step = float(np.median(np.diff(values))) if values.size > 1 else 0.0
+    apart = values[0] >= max(LEAST_DISTANCE * values[-1], 3 * step)
+    return zero & apart
+
+
+def fill_holes(near: Float16[np.ndarray, "h w"]) -> Float16[np.ndarray, "h w"]:
+    """A nearness with the value of the closest measured pixel in place of each NaN."""
+    holes = np.isnan(near)
+    if not holes.any():
+        return near
+    rows, columns = distance_transform_edt(holes, return_distances=False, return_indices=True)
+    return near[rows, columns]
 
 
 def digest(content: dict) -> str:
@@ -132,23 +162,43 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def _dir_teacher(settings: Settings, folder: Path) -> Teacher:
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}: --teacher=dir:DIR must name a folder of depth maps")
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {shown(folder)}: --teacher=dir:DIR must name a folder of depth maps")
     if settings.polarity is None:
-        raise UserError(f"{folder}: say what larger values mean with --teacher_polarity=near or far")
+        raise UserError(f"{shown(folder)}: say what larger values mean with --teacher_polarity=near or far")
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    identity = {"name": f"dir:{folder.name}", "polarity": settings.polarity, "files": digest(sizes)}
+    identity = {"name": f"dir:{shown(folder.name)}", "polarity": settings.polarity, "files": digest(sizes)}
+    maps = depth_maps(folder)
     return Teacher(
-        identity, settings.polarity, lambda records: [_read_map(folder, r["path"]) for r in records], slow=False
+        identity,
+        settings.polarity,
+        lambda records: [_read_map(folder, maps, record) for record in records],
+        slow=False,
+        holes=settings.polarity == "far",
     )
 
 
-def find_map(folder: Path, photo: Path) -> Path | None:
-    """The depth map of a photograph: same stem, in `folder` or in its subfolder named like the photograph's own."""
-    places = [
-        place / f"{photo.stem}{suffix}" for place in (folder / photo.parent.name, folder) for suffix in DEPTH_SUFFIXES
-    ]
-    return next((path for path in places if path.is_file()), None)
+def depth_maps(folder: Path) -> dict[tuple[str, str], Path]:
+    """The depth maps in a folder and those in it, by the `name_key` of the folder inside, or '', and the `stem_key`.
+
+    Of several kinds of one name, the first of DEPTH_SUFFIXES. Raises UserError for a folder that cannot be read.
+    """
+    found: dict[tuple[str, str], Path] = {}
+    with os_errors_in_one_line(folder, "this folder cannot be read"):
+        entries = sorted(folder.iterdir())
+        entries += [path for inner in entries if inner.is_dir() for path in sorted(inner.iterdir())]
+    for suffix in DEPTH_SUFFIXES:
+        for path in entries:
+            if path.suffix.lower() == suffix and (path.is_file() or path.is_symlink()):
+                inside = "" if path.parent == folder else name_key(path.parent.name)
+                found.setdefault((inside, stem_key(path.name, DEPTH_SUFFIXES)), path)
+    return found
+
+
+def find_map(maps: dict[tuple[str, str], Path], photo: Path) -> Path | None:
+    """The depth map of a photograph: same stem, in the folder or in its subfolder named like the photograph's own."""
+    key = name_key(photo.stem)
+    return maps.get((name_key(photo.parent.name), key)) or maps.get(("", key))
 
 
 def missing_maps(settings: Settings, photos: Iterable[Path]) -> list[str]:
@@ -156,37 +206,54 @@ def missing_maps(settings: Settings, photos: Iterable[Path]) -> list[str]:
     kind, _, where = settings.spec.partition(":")
     if kind != "dir":
         return []
-    wanted = "/".join(DEPTH_SUFFIXES)
+    maps, wanted = depth_maps(Path(where)), "/".join(DEPTH_SUFFIXES)
     return [
-        f"{photo}: no depth map {photo.stem}{wanted} in {where}" for photo in photos if not find_map(Path(where), photo)
+        f"{shown(photo)}: no depth map {shown(photo.stem)}{wanted} in {where}"
+        for photo in photos
+        if not find_map(maps, photo)
     ]
 
 
-def _read_map(folder: Path, photo: Path) -> Float[np.ndarray, "h w"]:
-    path = find_map(folder, photo)
+def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> Float[np.ndarray, "h w"]:
+    photo = record["path"]
+    path = find_map(maps, photo)
     if path is None:
-        raise UserError(f"{photo}: no depth map in {folder}")
-    if path.suffix == ".npy":
-        try:
-            depth = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a NumPy array ({error})") from None
-    else:
-        os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read when OpenCV meets the first EXR file
-        import cv2
-
-        try:
-            depth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        except cv2.error:
-            depth = None
-        if depth is None:
-            raise UserError(f"{path}: OpenCV cannot read it; save the depth as .npy")
+        raise UserError(f"{shown(photo)}: no depth map in {shown(folder)}")
+    with os_errors_in_one_line(path, "cannot be read"):
+        content = path.read_bytes()
+    depth = _decode_map(path, content)
     depth = np.squeeze(depth)
     if depth.ndim == 3 and (depth == depth[..., :1]).all():
         depth = depth[..., 0]
-    if depth.ndim != 2:
-        raise UserError(f"{path}: of shape {depth.shape}, not one channel of depth")
+    if depth.ndim != 2 or depth.dtype.kind not in "buif":
+        raise UserError(f"{shown(path)}: {depth.dtype} of shape {depth.shape}, not one channel of depth")
+    if "image" in record:
+        with Image.open(io.BytesIO(record["image"])) as file:
+            width, height = file.size
+        if (height, width) == depth.shape[::-1] and height != width:
+            raise UserError(
+                f"{shown(path)}: {depth.shape[1]}x{depth.shape[0]}, but its photograph is {width}x{height}, turned by "
+                "90 degrees: turn the map"
+            )
     return depth.astype(np.float32)
+
+
+def _decode_map(path: Path, content: bytes) -> np.ndarray:
+    if path.suffix.lower() == ".npy":
+        try:
+            return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+            raise UserError(f"{shown(path)}: not a NumPy array ({shown(str(error))[:200]})") from None
+    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")  # read when OpenCV meets the first EXR file
+    import cv2
+
+    try:
+        depth = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    except cv2.error:
+        depth = None
+    if depth is None:
+        raise UserError(f"{shown(path)}: OpenCV cannot read it; save the depth as .npy")
+    return depth
 
 
 # ---- a network in ONNX Runtime ----
@@ -195,8 +262,10 @@ def _read_map(folder: Path, photo: Path) -> Float[np.ndarray, "h w"]:
 def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
     import onnxruntime
 
-    if not path.is_file():
-        raise UserError(f"no teacher file {path}: --teacher=onnx:FILE must name an ONNX depth model")
+    if not os.path.isfile(path):
+        raise UserError(f"no teacher file {shown(path)}: --teacher=onnx:FILE must name an ONNX depth model")
+    with os_errors_in_one_line(path, "cannot be read"):
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     preset = settings.preset or next((name for name in PRESETS if name in path.stem.lower()), None)
     defaults: dict[str, Any] = PRESETS[preset] if preset else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     polarity = settings.polarity or defaults.get("polarity")
@@ -235,8 +304,8 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
         return maps
 
     identity = {
-        "name": f"onnx:{path.name}",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "name": f"onnx:{shown(path.name)}",
+        "sha256": sha256,
         "polarity": polarity,
         "size": list(size),
         "mean": [round(float(v), 6) for v in mean],
@@ -247,8 +316,8 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
 
 def _pixels(encoded: bytes, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
     height, width = size
-    with Image.open(io.BytesIO(encoded)) as file:
-        resized = file.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    with Image.open(io.BytesIO(encoded)) as file, in_turn(file.width * file.height):  # RGB, as records are
+        resized = file.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32) / 255
 
 

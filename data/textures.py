@@ -1,14 +1,18 @@
 """Procedural textures and shapes for the synthetic scenes. Colours are linear light."""
 
 import functools
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float
 
+from jaxdbd import photos as read
+from jaxdbd.decoding import pixels
 from jaxdbd.errors import UserError
-from jaxdbd.photos import SUFFIXES, read_photograph
+from jaxdbd.files import is_photograph_in_folder, os_errors_in_one_line, shown
+from jaxdbd.photos import SUFFIXES
 
 Generator = np.random.Generator
 Texture = Float[np.ndarray, "s s 3"]
@@ -156,19 +160,22 @@ def photograph(rng: Generator, size: int, folder: Path) -> Texture:
     """A square part of one of the photographs in `folder`, which should be in focus all over."""
     files = photographs(folder)
     path = files[rng.integers(len(files))]
-    photo = np.asarray(read_photograph(path))
-    side = int(min(photo.shape[:2]) * rng.uniform(0.5, 1.0))
-    top, left = (int(rng.integers(0, n - side + 1)) for n in photo.shape[:2])
-    part = cv2.resize(photo[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+    with read.photograph(path) as (picture, _):
+        side = int(min(picture.size) * rng.uniform(0.5, 1.0))
+        top, left = (int(rng.integers(0, n - side + 1)) for n in (picture.height, picture.width))
+        cut = pixels(picture.crop((left, top, left + side, top + side)))
+    part = cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA)
     return (part[:, :: rng.choice([-1, 1])] / np.float32(255)) ** np.float32(2.2)
 
 
 @functools.cache
 def photographs(folder: Path) -> list[Path]:
     """The photographs below a folder, sorted."""
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    with os_errors_in_one_line(folder, "this folder cannot be read"):
+        entries = sorted(folder.rglob("*")) if os.path.isdir(folder) else []
+    files = [path for path in entries if is_photograph_in_folder(path, SUFFIXES)]
     if not files:
-        raise UserError(f"no photographs in {folder}: --textures must name a folder of them")
+        raise UserError(f"no photographs in {shown(folder)}: --textures must name a folder of them")
     return files
 
 

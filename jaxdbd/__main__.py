@@ -5,8 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jaxdbd.errors import UserError
-from jaxdbd.startup import keep_compiled_programs, keep_memory
+from jaxdbd.startup import exit_status, keep_compiled_programs, keep_memory
 
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
@@ -37,11 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser(argv[0] if argv else None).parse_args(argv)
     keep_compiled_programs()
-    try:
-        return importlib.import_module(f"jaxdbd.commands.{args.command}").run(args) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_status(lambda: importlib.import_module(f"jaxdbd.commands.{args.command}").run(args))
 
 
 def console() -> int:

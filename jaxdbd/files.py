@@ -1,11 +1,42 @@
 """Files: written whole or not at all, errors of the operating system in one line, lists of names, and stems."""
 
 import contextlib
+import errno
 import os
+import re
+import secrets
+import stat
+import unicodedata
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from jaxdbd.errors import UserError
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, and run it again",
+    errno.EDQUOT: "free some space, and run it again",
+    errno.EACCES: "change who may read or write it",
+    errno.EPERM: "change who may read or write it",
+    errno.EROFS: "choose another folder",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EISDIR: "a folder is there; give a file",
+    errno.ENOTDIR: "a file is there; give a folder",
+    errno.ELOOP: "its links lead to each other; replace them",
+}
+
+
+def os_error(error: OSError, path: str | os.PathLike | None = None, what: str = "failed") -> UserError:
+    """An error of the operating system as a UserError: the path, `what` failed, the system's reason, a remedy.
+
+    Without `path` it names the one that the error itself holds; an error in the middle of writing holds none.
+    """
+    path = error.filename if path is None else path
+    where = f"{shown(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
+    reason = error.strerror or shown(str(error)) or type(error).__name__
+    if error.errno == errno.ENOENT and where and os.path.islink(path):
+        reason = f"a link to {shown(os.readlink(path))}, which is not there"
+    remedy = REMEDIES.get(error.errno)
+    return UserError(f"{where}{what}: {reason}" + (f" ({remedy})" if remedy else ""))
 
 
 @contextlib.contextmanager
@@ -14,7 +45,53 @@ def os_errors_in_one_line(path: Path, what: str = "cannot be written") -> Iterat
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: {what}: {error.strerror or error}") from error
+        raise os_error(error, path, what) from error
+
+
+def refusal(error: BaseException) -> str | None:
+    """The one line for an error that the user can mend, and None for one of ours.
+
+    Those are a UserError, what the operating system refused, and what a library says of that in its own words.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return str(os_error(error))
+    chain = [error]
+    while chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    for each in chain:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(each):
+                paths = re.findall(r"/[^\s\"';:,]+", str(each))
+                return str(os_error(OSError(number, os.strerror(number)), paths[-1] if paths else None))
+    return None
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one it was raised from, says that nothing more can be written."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def shown(name: str | bytes | os.PathLike) -> str:
+    """A name as one line that any terminal prints: bytes that are not UTF-8, and control characters, as `\\xe9`."""
+    text = os.fsdecode(name)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1].replace("\\udc", "\\x") for c in text)
+
+
+def shown_apart(one: str | os.PathLike, other: str | os.PathLike) -> tuple[str, str]:
+    """Two different names; where they look the same, with the characters in which they differ written out."""
+    names = shown(one), shown(other)
+    if unicodedata.normalize("NFC", names[0]) == unicodedata.normalize("NFC", names[1]):
+        return ascii(names[0])[1:-1], ascii(names[1])[1:-1]
+    return names
+
+
+def is_utf8(name: str | os.PathLike) -> bool:
+    """Whether a file's name is text: on disk it may be any bytes."""
+    return not any("\udc80" <= c <= "\udcff" for c in os.fspath(name))
 
 
 @contextlib.contextmanager
@@ -25,7 +102,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with os_errors_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as can be
         try:
             yield unfinished
             os.replace(unfinished, path)
@@ -36,7 +113,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_whole(path: Path, content: bytes | memoryview | str) -> None:
     """Writes all of a file or nothing; text as UTF-8. Makes the folder. Raises UserError where that fails."""
     with whole_file(path) as unfinished:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        # A file's name that is not UTF-8 goes into a table as the bytes that it has on disk.
+        unfinished.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
 def make_folder(folder: Path) -> None:
@@ -48,10 +126,26 @@ def make_folder(folder: Path) -> None:
 def stem_key(name: str, suffixes: Collection[str]) -> str:
     """What two files of one photograph share: the name without folder and suffix, letter case aside.
 
-    Only one of `suffixes` (in lower case, with the dot) counts as a suffix: `IMG_2024.01.01` is a stem.
+    Only one of `suffixes` (in lower case, with the dot) counts as a suffix: `IMG_2024.01.01` is a stem. An accented
+    letter is the same whether its name has it as one character (NFC) or as two (NFD).
     """
     path = Path(name)
-    return (path.stem if path.suffix.lower() in suffixes else path.name).casefold()
+    return name_key(path.stem if path.suffix.lower() in suffixes else path.name)
+
+
+def name_key(name: str) -> str:
+    """A name in the one form in which names are compared: letter case and Unicode's ways of writing it aside."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def is_photograph_in_folder(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a folder's entry is to be read: by suffix, not hidden, and a file, be it a link that leads nowhere."""
+    if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        return False
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # whoever reads it will say what is wrong
 
 
 def files_by_stem(
@@ -59,12 +153,15 @@ def files_by_stem(
 ) -> tuple[dict[str, Path], list[tuple[Path, Path]]]:
     """The files of a folder with one of `suffixes`, by `stem_key`, and the pairs of files that share one.
 
-    Of such a pair the first is in the dict. Hidden files are left out, and those that fit the pattern `skip`.
+    Of such a pair the first is in the dict. Hidden files are left out, and those that fit the pattern `skip`. A link
+    that leads nowhere is among them. Raises UserError for a folder that cannot be read.
     """
     found: dict[str, Path] = {}
     twice = []
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith(".") or (skip and path.match(skip)):
+    with os_errors_in_one_line(folder, "this folder cannot be read"):
+        entries = sorted(folder.iterdir())
+    for path in entries:
+        if not is_photograph_in_folder(path, suffixes) or (skip and path.match(skip)):
             continue
         other = found.setdefault(stem_key(path.name, suffixes), path)
         if other != path:
@@ -75,13 +172,31 @@ def files_by_stem(
 def read_names(path: Path, suffixes: Collection[str]) -> dict[str, str]:
     """A text file with one name a line, with or without suffix: `stem_key` to the name as it is written.
 
-    Raises UserError for a list that cannot be read, or is empty.
+    UTF-8 or UTF-16, with or without a byte order mark. Raises UserError for a list that cannot be read, is in another
+    encoding, or is empty.
     """
-    if not path.is_file():
-        raise UserError(f"no list of names {path}: give a text file with one photograph's name a line")
+    if not os.path.lexists(path):
+        raise UserError(f"no list of names {shown(path)}: give a text file with one photograph's name a line")
     with os_errors_in_one_line(path, "this list of names cannot be read"):
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        content = path.read_bytes()
+    lines = [line.strip() for line in _decoded(path, content).splitlines()]
     names = {stem_key(line, suffixes): line for line in lines if line}
     if not names:
-        raise UserError(f"{path}: this list of names is empty; give one photograph's name a line")
+        raise UserError(f"{shown(path)}: this list of names is empty; give one photograph's name a line")
     return names
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    encoding = "utf-8-sig"
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    elif b"\0" in content:  # no name holds one: UTF-16 without its mark, of names that are mostly ASCII
+        encoding = "utf-16-le" if content[1::2].count(0) >= content[::2].count(0) else "utf-16-be"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line, byte = content[: error.start].count(b"\n") + 1, content[error.start]
+        raise UserError(
+            f"{shown(path)}: line {line} of this list of names is neither UTF-8 nor UTF-16 (byte 0x{byte:02x}): "
+            "save it as UTF-8"
+        ) from None

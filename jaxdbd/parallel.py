@@ -1,17 +1,30 @@
-"""Work on all cores of this machine, with a bounded number of results waiting."""
+"""Work on all cores of this machine, with bounded memory: few results waiting, large pictures in turn and in strips."""
 
+import contextlib
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from itertools import islice
 from typing import Any, cast
 
+import numpy as np
 from tqdm import tqdm
 
 # Choice of ours: starting the processes takes about as long as doing this many photographs in this one.
 WORTHWHILE = 64
+STRIP = 2**22  # pixels
+LARGE = 12_000_000  # pixels, choice of ours: a few larger photographs at once would fill the memory
+
+_turn = threading.RLock()  # in the processes of a pool, one that they share
+
+
+def strips_of(array: np.ndarray) -> Iterator[slice]:
+    """The rows of an image in strips of about STRIP pixels, for steps that would otherwise copy all of a large one."""
+    rows = max(1, STRIP // array.shape[1])
+    for top in range(0, len(array), rows):
+        yield slice(top, min(top + rows, len(array)))
 
 
 def cores() -> int:
@@ -21,17 +34,49 @@ def cores() -> int:
 
 def worker_pool() -> ProcessPoolExecutor:
     """A process per core. Spawned, since threads of JAX, TFDS and ONNX Runtime do not survive a fork."""
-    return ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(cores(), mp_context=context, initializer=_share, initargs=(context.RLock(),))
 
 
-def ahead(pool: Executor, function: Callable, items: Iterable, count: int) -> Iterator[tuple[Any, Future]]:
-    """Each item with the future of function(item), in order; `count` of them are at work or done ahead of need."""
-    items, submitted = iter(items), deque()
+def _share(turn) -> None:
+    global _turn
+    _turn = turn
+
+
+@contextlib.contextmanager
+def in_turn(pixels: int) -> Iterator[None]:
+    """Within, no other thread of this process, nor another process of its pool, is at work on a large picture."""
+    with _turn if pixels > LARGE else contextlib.nullcontext():
+        yield
+
+
+def ahead(
+    pool: Executor,
+    function: Callable,
+    items: Iterable,
+    count: int,
+    weight: Callable[[Any], int] = lambda item: 0,
+    most: int = 0,
+) -> Iterator[tuple[Any, Future]]:
+    """Each item with the future of function(item), in order; `count` of them are at work or done ahead of need.
+
+    Fewer where they weigh more than `most` together.
+    """
+    items, submitted, held, ended = iter(items), deque(), 0, False
     while True:
-        submitted += [(item, pool.submit(function, item)) for item in islice(items, count - len(submitted))]
+        while not ended and len(submitted) < count and held <= most:
+            try:
+                item = next(items)
+            except StopIteration:
+                ended = True
+                break
+            submitted.append((item, pool.submit(function, item)))
+            held += weight(item)
         if not submitted:
             return
-        yield submitted.popleft()
+        item, future = submitted.popleft()
+        yield item, future
+        held -= weight(item)
 
 
 def parallel_map(function: Callable, items: Iterable, title: str, total: int | None = None) -> Iterator:

@@ -1,17 +1,27 @@
 """Photographs as people keep them: found in folders and by patterns, read upright, and a name for each one's map."""
 
+import contextlib
 import glob
+import os
+import warnings
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from jaxdbd.decoding import HEIF, decoded, is_raw_name, opened, orientation, strips
 from jaxdbd.errors import UserError
+from jaxdbd.files import is_photograph_in_folder, name_key, os_error, shown, shown_apart
+from jaxdbd.parallel import LARGE, in_turn
 
-HEIF = {".heic", ".heif"}
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
+SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
+# What cameras, desktops and editors leave beside photographs.
+COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
+# A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
+DARK = 1 / 4
 
 
 def find_photographs(
@@ -22,7 +32,9 @@ def find_photographs(
     A map is called like its photograph and lies in `out`, under the same subfolder as the photograph in the folder that
     was searched. Photographs that differ in their suffix alone keep it: `a.jpg` and `a.heic` give `a.jpg` and `a.heic`
     here, `a.jpg.png` and `a.heic.png` on disk. Folders give the files with one of SUFFIXES, hidden ones and `out`
-    itself left out; files named outright are taken whatever their suffix.
+    itself left out; patterns also those of other names that hold a picture, and RAW; files named outright are taken
+    whatever their name, but for COMPANIONS. Links that lead nowhere and folders that may not be read are among what
+    is returned: who reads them will say so.
 
     `endings` are those of all the files that will be written for a photograph. Raises UserError for a path that is not
     there, for no photographs at all, where two photographs would still share a file, and where maps would be written
@@ -30,23 +42,16 @@ def find_photographs(
     """
     found: dict[Path, Path] = {}  # photograph -> its path inside `out`
     for argument in arguments:
-        # A file whose name has brackets in it is a file first, a pattern second.
-        paths = (
-            [Path(argument)]
-            if Path(argument).exists()
-            else [Path(p) for p in sorted(glob.glob(argument, recursive=True))]
-        )
-        if not paths:
-            raise UserError(f"{argument}: no such file or folder")
-        for path in paths:
-            inside = _search(path, out, recursive) if path.is_dir() else [path]
-            found |= {p: p.relative_to(path) if path.is_dir() else Path(p.name) for p in inside if p not in found}
+        for path in _named_by(argument, out):
+            inside = _search(path, out, recursive) if path.is_dir() else {path: Path(path.name)}
+            found = inside | found
     if not found:
         hint = "" if recursive else "; --recursive looks in subfolders too"
-        raise UserError(f"{arguments[0]}: no photographs ({', '.join(sorted(SUFFIXES))}) in it{hint}")
+        raise UserError(f"{shown(arguments[0])}: no photographs ({', '.join(sorted(SUFFIXES))}) in it{hint}")
 
-    once = {path.resolve(): path for path in reversed(found)}  # of several names for one file, the first
-    found = {path: place for path, place in found.items() if once[path.resolve()] == path}
+    real = {path: os.path.realpath(path) for path in found}
+    once = {real[path]: path for path in reversed(found)}  # of several names for one file, the first
+    found = {path: place for path, place in found.items() if once[real[path]] == path}
     shared = Counter(_key(place.with_suffix("")) for place in found.values())
     names = {
         path: out / (place if shared[_key(place.with_suffix(""))] > 1 else place.with_suffix(""))
@@ -56,85 +61,169 @@ def find_photographs(
     return names
 
 
-def _search(folder: Path, out: Path, recursive: bool) -> list[Path]:
-    own = out.resolve()
-    nested = folder.resolve() in own.parents
-    return sorted(
-        path
-        for path in (folder.rglob("*") if recursive else folder.iterdir())
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (nested and own in path.resolve().parents)
-        and path.is_file()
-    )
+def _named_by(argument: str, out: Path) -> list[Path]:
+    """The files and folders that an argument names, or that fit it as a pattern."""
+    if os.path.lexists(argument):  # a file whose name has brackets in it is a file first, a pattern second
+        path = Path(argument)
+        return [] if path.suffix.lower() in COMPANIONS else [path]
+    fitting = sorted(glob.glob(argument, recursive=True))
+    if not fitting:
+        try:
+            os.stat(argument)
+        except FileNotFoundError:
+            raise UserError(f"{shown(argument)}: no such file or folder") from None
+        except OSError as error:
+            raise os_error(error, argument, "cannot be read") from error
+    own = os.path.realpath(out)
+    paths = (Path(path) for path in fitting if os.path.realpath(path) != own)
+    return [path for path in paths if path.is_dir() or _may_be_photograph(path)]
+
+
+def _may_be_photograph(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES or is_raw_name(path):
+        return True
+    try:
+        with opened(path):
+            return True
+    except UserError:
+        return False
+
+
+def _search(folder: Path, out: Path, recursive: bool) -> dict[Path, Path]:
+    """The photographs of a folder with their paths inside it, and the folders that may not be read, in order."""
+    own = os.path.realpath(out)
+    nested = os.path.realpath(folder) in map(str, Path(own).parents)
+    refused: list[Path] = []
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=lambda error: refused.append(Path(error.filename))):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        if nested and Path(own) in (Path(os.path.realpath(place)), *Path(os.path.realpath(place)).parents):
+            folders[:] = []
+            continue
+        found += [Path(place, name) for name in files]
+    found = [path for path in found if is_photograph_in_folder(path, SUFFIXES)]
+    return {path: Path(folder.name) if path == folder else path.relative_to(folder) for path in sorted(found + refused)}
 
 
 def _key(place: Path) -> str:
-    return str(place).casefold()  # as file systems see it that keep no case apart
+    return name_key(str(place))  # as file systems see it that keep no case apart
 
 
 def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
-    sources = {path.resolve().parent for path in names}
+    sources = {os.path.dirname(os.path.realpath(path)) for path in names}
     taken: dict[str, Path] = {}
     for path, name in names.items():
-        if name.parent.resolve() in sources:
-            raise UserError(f"--out: {name.parent} holds photographs to be read; give maps a folder of their own")
+        if os.path.realpath(name.parent) in sources:
+            raise UserError(
+                f"--out: {shown(name.parent)} holds photographs to be read; give maps a folder of their own"
+            )
         for ending in endings:
             other = taken.setdefault(_key(name) + ending, path)
             if other != path:
-                raise UserError(f"{other} and {path} would both write {name}{ending}: predict them into two folders")
+                one, two = shown_apart(other, path)
+                raise UserError(
+                    f"{one} and {two} would both write {shown(name)}{ending}: predict them into two folders"
+                )
 
 
 def read_photograph(path: str | Path) -> Image.Image:
     """The photograph as an RGB picture, turned upright as its EXIF says; of an animation, the first frame.
 
-    Transparent parts are shown over white, 16-bit greys keep their full range. Raises UserError for a file that is not
-    a picture, is cut off or broken, or has a pixel count beyond Pillow's limit.
+    What the file holds decides, not its suffix. Transparent parts are shown over white, 16-bit greys keep their full
+    range. Warns of a photograph that uses only the lower end of its range. Raises UserError for a file that cannot be
+    opened, is not a picture or RAW, is cut off or broken, or is larger than `decoding.MOST_PIXELS`.
     """
-    path = Path(path)
-    if path.suffix.lower() in HEIF:
-        try:
-            import pillow_heif
-        except ImportError as error:
-            raise UserError(f"{path}: HEIC needs one more package: pip install pillow-heif") from error
-        pillow_heif.register_heif_opener()
-    try:
-        if not path.stat().st_size:
-            raise UserError(f"{path}: the file is empty")
-        with Image.open(path) as picture:
-            return upright_rgb(picture)
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path}: not a picture, or of a kind that Pillow cannot read") from error
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # a broken file can make a decoder raise anything: struct.error, IndexError, ...
-        raise UserError(f"{path}: cannot be read as a picture: {' '.join(str(error).split())}") from error
+    with photograph(path) as (picture, remark):
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+        return picture
 
 
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """An opened file as 8-bit RGB, turned as its EXIF says. It changes `picture`: copies cost memory."""
-    picture.load()
-    ImageOps.exif_transpose(picture, in_place=True)
-    return as_rgb(picture)
+@contextlib.contextmanager
+def photograph(path: str | Path, content: bytes | None = None) -> Iterator[tuple[Image.Image, str]]:
+    """Yields what `read_photograph` returns, and what it would warn of, or ''.
+
+    While it lasts no other thread or worker has a large photograph in memory: see `parallel.in_turn`. `content`, if
+    given, is what the file holds.
+    """
+    with opened(path, content) as picture, in_turn(picture.width * picture.height):
+        yield upright_rgb(path, picture, content)
 
 
-def as_rgb(picture: Image.Image) -> Image.Image:
-    """Any Pillow picture as 8-bit RGB."""
-    if picture.mode.startswith("I;16"):
-        return _grey(np.asarray(picture).astype(np.float32) / 257)  # 65535 -> 255
-    if picture.mode == "I":
-        # 16 bits in a 32-bit container, or integers with no set range: then the largest becomes white.
-        grey = np.asarray(picture).astype(np.float32)
-        return _grey(grey / (257 if grey.max() <= 65535 else grey.max() / 255))
-    if picture.mode == "F":
-        # Likewise floating point: [0, 1] by custom, or light without an upper end.
-        grey = np.nan_to_num(np.asarray(picture), posinf=0, neginf=0)
-        return _grey(grey * (255 / max(1.0, float(grey.max()))))
+def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = None) -> tuple[Image.Image, str]:
+    """A picture of `decoding.opened` as 8-bit RGB, turned as its EXIF says, and a remark on its range or ''.
+
+    It changes `picture`: copies cost memory.
+    """
+    picture = decoded(path, picture)
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        grey, largest, white = _grey_to_rgb(picture)
+        return grey, _dark(path, largest, white)
+    remark = _dark(path, _largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return _over_white(picture), remark
+    try:
+        return picture if picture.mode == "RGB" else picture.convert("RGB"), remark
+    except ValueError as error:
+        raise UserError(f"{shown(path)}: its colors are {picture.mode}: save it as RGB") from error
 
 
-def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert("RGB")
+def conversion(path: str | Path, picture: Image.Image) -> str | None:
+    """Why a photograph just opened cannot be stored as it is, for training, or None where it can."""
+    if orientation(path, picture) != 1:
+        return "rotated upright by its EXIF tag"
+    if "sixteen_bits" in picture.info:
+        return "16 bits reduced to 8"
+    if picture.mode != "RGB" or picture.has_transparency_data:
+        return f"{picture.mode} turned into RGB"
+    return None if picture.format in ("JPEG", "PNG") else f"{picture.format} turned into PNG"
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    out = Image.new("RGB", picture.size)
+    for top, strip in strips(picture):
+        layer = strip.convert("RGBA")
+        out.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
+    return out
+
+
+def _grey_to_rgb(picture: Image.Image) -> tuple[Image.Image, float, float]:
+    """Grey of more than 8 bits as RGB; its largest value, and the value that became white."""
+    largest = max(float(_finite(strip).max()) for _, strip in strips(picture))
+    if picture.mode == "F":
+        white = max(1.0, largest)  # [0, 1] by custom, or light without an upper end
+    elif picture.mode == "I" and largest > 65535:
+        white = largest  # integers with no set range
+    else:
+        white = float(picture.info.get("white", 65535))  # 16 bits, be it in a container of 32
+    out = Image.new("RGB", picture.size)
+    for top, strip in strips(picture):
+        values = _finite(strip) * (255 / white) if picture.mode == "F" else _finite(strip) / (white / 255)
+        out.paste(Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert("RGB"), (0, top))
+    return out, largest, 0.0 if picture.mode == "F" else white
+
+
+def _finite(strip: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(strip).astype(np.float32), posinf=0, neginf=0)
+
+
+def _dark(path: str | Path, largest: float, white: float) -> str:
+    """What to say of a photograph whose largest value is far below white; '' for any other."""
+    if not 0 < largest < DARK * white:
+        return ""
+    return (
+        f"{shown(path)}: its largest value is {largest:.0f} of {white:.0f}, so it looks nearly black: "
+        "if it holds fewer bits than its file, stretch it (12 bits in 16: times 16)"
+    )
+
+
+def _largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None) -> float:
+    """The largest value of a color photograph of 16 bits, of which `picture` holds the high byte."""
+    high = max(top for _, top in picture.getextrema()[:3])
+    if "largest" in picture.info:
+        return float(picture.info["largest"])
+    if high >= DARK * 256 or picture.width * picture.height > LARGE:
+        return 256.0 * high
+    encoded = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
+    deep = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return 256.0 * high if deep is None else float(deep[..., :3].max())

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import io
-import threading
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +17,16 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from jaxdbd.decoding import pixels
 from jaxdbd.errors import UserError
-from jaxdbd.files import write_whole
+from jaxdbd.files import disk_is_full, shown, write_whole
 from jaxdbd.inference import batch_size_of, predict_maps
 from jaxdbd.input.geometry import to_size
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.overlay import depth_picture, overlay
-from jaxdbd.parallel import ahead, cores
-from jaxdbd.photos import read_photograph
+from jaxdbd.parallel import ahead, cores, in_turn
+from jaxdbd.photos import photograph
 from jaxdbd.weights import Variables
-
-LARGE = 12_000_000  # pixels; larger photographs are written one at a time
-turn = threading.Lock()
 
 COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
 
@@ -41,89 +39,121 @@ class Predicted(NamedTuple):
     square: UInt8[np.ndarray, "s s 3"]  # the photograph as the network sees it
     focus: Float32[np.ndarray, "s s"]  # probability of being in focus
     depth: Float32[np.ndarray, "s s"] | None  # nearness in [0, 1], 1 = nearest; None without a depth head
+    remark: str = ""  # what to warn of, such as a photograph that uses only the lower end of its range
+    content: bytes | None = None  # of a pipe, which cannot be read again; None for a file
 
 
 def predict_photographs(
     model: DepthDistilledDBD, variables: Variables, paths: Iterable[Path], finish: Callable[[Predicted], Any]
 ) -> Iterator[tuple[Path, Any]]:
-    """Yields (path, finish(what the network says of it)), or (path, UserError) for a photograph that cannot be read.
+    """Yields (path, finish(what the network says of it)), or (path, UserError) where one of the two could not be done.
 
     Threads decode, resize and finish while the network runs on its own; what waits between them is small squares, so
     that memory does not grow with the photographs' size or number. Results come in any order.
+
+    Raises UserError where nothing more can be written, after all that was under way.
     """
     failed = deque()  # unreadable photographs
-    read = deque()  # (path, size, square) of photographs in the network
+    read = deque()  # what `read_square` gives of photographs in the network
+    full = None  # the error that says so
     limit = 2 * batch_size_of(jax.default_backend()) + 4
     with ThreadPoolExecutor(min(4, cores())) as pool:
 
         def squares():
             for path, future in ahead(pool, partial(read_square, side=model.size), paths, limit):
+                if full:
+                    return
                 try:
-                    square, size = future.result()
+                    read.append(future.result())
                 except UserError as error:
                     failed.append((path, error))
                     continue
-                read.append((path, size, square))
-                yield square
+                yield read[-1].square
 
         def predicted():
             for focus, depth in predict_maps(model, variables, squares()):
-                yield Predicted(*read.popleft(), focus, depth)
+                if full:
+                    return
+                yield read.popleft()._replace(focus=focus, depth=depth)
 
-        for photograph, result in ahead(pool, finish, predicted(), limit):
+        for done, result in ahead(pool, finish, predicted(), limit):
             while failed:
                 yield failed.popleft()
-            yield photograph.path, result.result()
+            try:
+                finished = result.result()
+            except UserError as error:
+                finished = error
+                full = full or (error if disk_is_full(error) else None)
+            yield done.path, finished
         yield from failed
+    if full:
+        raise full
 
 
-def read_square(path: Path, side: int) -> tuple[UInt8[np.ndarray, "s s 3"], tuple[int, int]]:
-    """A photograph squashed to a square, and its (height, width)."""
-    picture = read_photograph(path)
-    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)), picture.size[::-1]
+def read_square(path: Path, side: int) -> Predicted:
+    """A photograph squashed to a square, without what the network says of it."""
+    content = None
+    if not os.path.isfile(path):  # a pipe gives what it holds once; of anything else the reader says what is wrong
+        with contextlib.suppress(OSError):
+            content = path.read_bytes()
+    with photograph(path, content) as (picture, remark):
+        square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+        return Predicted(path, picture.size[::-1], square, square[..., 0], None, remark, content)
 
 
 def write_prediction(
-    photograph: Predicted, name: Path, endings: Collection[str], threshold: float
+    predicted: Predicted, name: Path, endings: Collection[str], threshold: float
 ) -> tuple[str, str, str]:
     """Writes `name` + each of `endings` at the photograph's size; returns its CSV row without the path.
 
     `.png`: the map; `.binary.png`: 255 where it is above `threshold`; `.overlay.jpg`; `.depth.png`, where there is one.
     Without endings nothing is written, and the row is the same.
     """
-    # Several large photographs at once would fill the memory.
-    with turn if photograph.size[0] * photograph.size[1] > LARGE else contextlib.nullcontext():
-        return _write_prediction(photograph, name, endings, threshold)
+    with in_turn(predicted.size[0] * predicted.size[1]):
+        return _write_prediction(predicted, name, endings, threshold)
 
 
-def _write_prediction(photograph, name, endings, threshold):
-    def save(ending, pixels):
-        if pixels.ndim == 2:
-            content = memoryview(cv2.imencode(".png", pixels)[1])  # in half the time that Pillow takes
-        else:
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, {".jpg": "JPEG", ".png": "PNG"}[ending[-4:]], quality=92)
-            content = buffer.getbuffer()
+def _write_prediction(predicted, name, endings, threshold):
+    def save(ending, content):
         write_whole(name.with_name(name.name + ending), content)
 
-    focus = to_size(photograph.focus, photograph.size)
+    focus = to_size(predicted.focus, predicted.size)
     in_focus = focus > threshold
     if ".png" in endings:
         focus *= 255
-        save(".png", np.rint(focus, out=focus).astype(np.uint8))
+        focus = np.rint(focus, out=focus).astype(np.uint8)
+        save(".png", _png(focus))
     del focus
     if ".binary.png" in endings:
-        save(".binary.png", in_focus.astype(np.uint8) * 255)
+        save(".binary.png", _png(in_focus.view(np.uint8) * np.uint8(255)))
     if ".overlay.jpg" in endings:
         # Read once more: photographs kept since they were decoded would fill the memory.
-        save(".overlay.jpg", overlay(np.asarray(read_photograph(photograph.path)), in_focus))
+        with photograph(predicted.path, predicted.content) as (picture, _):
+            image = pixels(picture)
+        del picture
+        if image.shape[:2] != predicted.size:
+            raise UserError(f"{shown(predicted.path)}: has changed since it was read: predict it again")
+        image = overlay(image, in_focus)
+        save(".overlay.jpg", _encoded(image, "JPEG"))
+        del image
     mean_depth = ""
-    if photograph.depth is not None:
-        depth = to_size(photograph.depth, photograph.size)
+    if predicted.depth is not None:
+        depth = to_size(predicted.depth, predicted.size)
         mean_depth = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
         if ".depth.png" in endings:
-            save(".depth.png", depth_picture(depth))
+            depth = depth_picture(depth)
+            save(".depth.png", _encoded(depth, "PNG"))
     return f"{in_focus.mean():.4f}", mean_depth, ""
+
+
+def _png(levels: UInt8[np.ndarray, "h w"]) -> memoryview:
+    return memoryview(cv2.imencode(".png", levels)[1])  # in half the time that Pillow takes
+
+
+def _encoded(image: UInt8[np.ndarray, "h w 3"], kind: str) -> memoryview:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, quality=92)
+    return buffer.getbuffer()
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:

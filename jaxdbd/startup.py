@@ -1,10 +1,15 @@
 """What a command settles before it starts: where memory comes from, and where compiled programs are kept."""
 
+import contextlib
 import os
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+
+from jaxdbd.files import refusal
 
 # Pages of 2 MB; all from the heap, which is never given back; one heap, as those of further threads are small.
 KEEP_MEMORY = (
@@ -33,3 +38,34 @@ def keep_compiled_programs() -> None:
     # JAX makes the attributes of its config at run time, where no type checker sees them.
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jaxdbd/compiled").expanduser()))
+
+
+def exit_status(command: Callable[[], int | None]) -> int:
+    """Runs a command: what the user can mend is one line on stderr and status 1, Ctrl-C is 130. Errors of ours rise.
+
+    Whatever is printed meanwhile, the terminal can show it: file names may be any bytes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
+            stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _thread_error
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        line = refusal(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+
+
+def _thread_error(args: threading.ExceptHookArgs) -> None:
+    """What the system refuses a library's own thread, such as TensorBoard's, is one line, too."""
+    line = refusal(args.exc_value) if args.exc_value else None
+    if line is None:
+        threading.__excepthook__(args)
+    else:
+        print(f"warning: {line}", file=sys.stderr)

@@ -1,9 +1,15 @@
 """Photographs of every kind, as `predict` finds, reads and names them."""
 
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
+from odd_files import camera_raw
 from PIL import Image
 
 from jaxdbd.errors import UserError
@@ -116,6 +122,110 @@ def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
         read_photograph(tmp_path / "phone.heic")
 
 
+def test_what_a_file_holds_decides_and_not_what_else_was_read(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
+    heif.from_pillow(Image.fromarray(COLOURS)).save(tmp_path / "phone.heic", quality=95)
+    heic = (tmp_path / "phone.heic").read_bytes()
+    jpeg = save(tmp_path / "plain.jpg", COLOURS, quality=95).read_bytes()
+    (tmp_path / "named.jpg").write_bytes(heic)  # before any .heic is read
+    assert abs(pixels(tmp_path / "named.jpg") - COLOURS).mean() < 12
+    (tmp_path / "named.HEIC").write_bytes(jpeg)
+    (tmp_path / "named").write_bytes(jpeg)
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    for name in ("named.HEIC", "named"):  # no package is needed for what they hold
+        assert abs(pixels(tmp_path / name) - COLOURS).mean() < 3
+    with pytest.raises(UserError, match=r"named\.jpg: HEIC needs one more package: pip install pillow-heif"):
+        read_photograph(tmp_path / "named.jpg")
+
+
+def test_raw_is_refused_by_content_and_by_name(tmp_path):
+    for name in ("a.nef", "a.DNG", "a.tif"):
+        with pytest.raises(UserError, match=r"RAW.*convert it first, or take its JPEG"):
+            read_photograph(camera_raw(tmp_path / name))
+    preview = save(tmp_path / "b.tif", COLOURS)
+    preview.rename(tmp_path / "b.NEF")
+    (tmp_path / "c.cr2").write_bytes(b"II*\0\x10\0\0\0CR\x02\0" + bytes(40))
+    (tmp_path / "d.raf").write_bytes(b"FUJIFILMCCD-RAW " + bytes(40))
+    (tmp_path / "e.cr3").write_bytes(b"\0\0\0\x18ftypcrx " + bytes(40))
+    (tmp_path / "f.arw").write_bytes(b"unlike anything")
+    for name in ("b.NEF", "c.cr2", "d.raf", "e.cr3", "f.arw"):
+        with pytest.raises(UserError, match=f"{name}: RAW"):
+            read_photograph(tmp_path / name)
+    save(tmp_path / "g.jpg", COLOURS, quality=95).rename(tmp_path / "g.nef")
+    assert abs(pixels(tmp_path / "g.nef") - COLOURS).mean() < 3  # its JPEG, under the wrong name
+
+
+def tiff(path: Path, array: np.ndarray, **options) -> Path:
+    tifffile.imwrite(path, array, **options)
+    return path
+
+
+def test_tiff_that_pillow_misreads(tmp_path):
+    deep = COLOURS.astype(np.uint16) * 257
+    planes = np.ascontiguousarray(np.moveaxis(deep, -1, 0))
+    for compression in (None, "zlib"):
+        path = tiff(tmp_path / "p.tif", planes, photometric="rgb", planarconfig="separate", compression=compression)
+        np.testing.assert_array_equal(pixels(path), COLOURS)
+    for dtype in (np.float16, np.float32, np.float64):
+        path = tiff(tmp_path / "f.tif", (COLOURS / 255).astype(dtype), photometric="rgb")
+        assert abs(pixels(path) - COLOURS).max() <= 1
+    for grey, white in ((deep[..., 0], 65535), (RAMP.astype(np.float32) / 255, 1.0)):
+        path = tiff(tmp_path / "w.tif", (white - grey).astype(grey.dtype), photometric="miniswhite")
+        np.testing.assert_array_equal(pixels(path)[..., 0], RAMP)
+    path = tiff(tmp_path / "u.tif", deep[..., 0].astype(np.uint32) * 65537, photometric="minisblack")
+    assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
+    path = tiff(tmp_path / "t.tif", planes[:, :16, :16], photometric="rgb", planarconfig="separate", metadata=None)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x03\x01\x03\0\x01\0\0\0\x01\0") + 8  # compression
+    content[at] = 5
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.tif: a TIFF of a kind that cannot be read .*save it"):
+        read_photograph(path)
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_few_bits_in_a_file_of_many_are_warned_of(tmp_path, color):
+    twelve = (COLOURS if color else RAMP).astype(np.uint16) * 16
+    for suffix in ("png", "tif"):
+        path = tmp_path / f"dark.{suffix}"
+        assert cv2.imwrite(str(path), twelve[..., ::-1] if color else twelve)
+        with pytest.warns(UserWarning, match=rf"dark\.{suffix}: its largest value is 4080 of 65535"):
+            read_photograph(path)
+    bright = (COLOURS if color else RAMP).astype(np.uint16) * 257
+    assert cv2.imwrite(str(tmp_path / "bright.png"), bright)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_photograph(tmp_path / "bright.png")
+
+
+def test_a_range_that_the_file_states_is_used(tmp_path):
+    values = (RAMP.astype(np.uint16) * 16).reshape(-1)  # 12 bits, packed: two values in three bytes
+    packed = np.stack([values[::2] >> 4, (values[::2] & 15) << 4 | values[1::2] >> 8, values[1::2] & 255], -1)
+    tags = {256: 32, 257: 20, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 8 * 12 + 4, 277: 1, 279: packed.size}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag > 270 else 3, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    (tmp_path / "t.tif").write_bytes(header + entries + bytes(4) + packed.astype(np.uint8).tobytes())
+    assert abs(pixels(tmp_path / "t.tif")[..., 0] - RAMP).max() <= 1
+
+
+def test_warnings_of_decoders_name_no_file_and_are_not_shown(tmp_path):
+    jpeg = save(tmp_path / "a.jpg", COLOURS).read_bytes()
+    broken_exif = b"\xff\xe1\x00\x20Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\xff\0\0\xff\xff\0\0"
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + broken_exif + jpeg[2:])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        read_photograph(tmp_path / "a.jpg")
+    assert not seen
+
+
+def test_more_pixels_than_are_read_is_one_line(tmp_path):
+    header = struct.pack(">IIBBBBB", 20000, 20000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 4) + b"IDAT" + bytes(8))
+    with pytest.raises(UserError, match=r"a\.png: 20000x20000 are 400 megapixels, over the 268.*reduce it"):
+        read_photograph(tmp_path / "a.png")
+
+
 def test_files_that_are_no_photographs(tmp_path):
     jpeg = save(tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).read_bytes()
     png = save(tmp_path / "whole.png", COLOURS).read_bytes()
@@ -204,6 +314,34 @@ def test_an_output_folder_inside_is_not_read(folder, tmp_path):
     assert find_photographs([str(folder)], out, recursive=True) == before
     # The other way round, the photographs' folder inside the output folder, is read.
     assert len(find_photographs([str(folder)], folder.parent)) == 3
+
+
+def test_links_that_lead_nowhere_are_found_and_then_named(folder, tmp_path):
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    out = folder / "maps"  # inside
+    found = names(find_photographs([str(folder)], out), folder, out)
+    assert {"gone.jpg", "loop.jpg"} <= set(found)
+    assert "folder.jpg" not in found
+    for name, message in (("gone.jpg", "a link to nowhere.jpg, which is not there"), ("loop.jpg", "symbolic links")):
+        assert len(find_photographs([str(folder / name)], out)) == 1
+        with pytest.raises(UserError, match=message):
+            read_photograph(folder / name)
+
+
+def test_patterns_pass_over_what_is_no_photograph_and_names_what_editors_leave(folder, tmp_path):
+    out = tmp_path / "out"
+    (folder / "folder.jpg").rmdir()
+    for name in ("Thumbs.db", "a.xmp", "b.txt"):
+        (folder / name).write_bytes(b"no picture")
+    (folder / "scan").write_bytes((folder / "a.jpg").read_bytes())
+    camera_raw(folder / "c.nef")
+    found = set(names(find_photographs([str(folder / "*.*"), str(folder / "sc*")], out), folder, out))
+    assert found == {"a.jpg", "b c.PNG", "é.webp", "scan", "c.nef"}
+    given = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]  # as a shell expands *
+    assert set(names(find_photographs(given, out), folder, out)) == found | {"._a.jpg", "b.txt", "notes.txt"}
+    with pytest.raises(UserError, match="no photographs"):
+        find_photographs([str(folder / "a.xmp")], out)
 
 
 def test_nothing_to_do_is_said(folder, tmp_path):

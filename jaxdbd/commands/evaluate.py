@@ -41,8 +41,10 @@ def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScor
     for name, chosen in {"best": order[:PANEL_ROWS], "worst": order[::-1][:PANEL_ROWS]}.items():
         pictures, captions = [], []
         for i in chosen:
-            example = pipeline.decode(records[i])
-            focus = np.asarray(Image.open(out / "maps" / f"{example.id}.png")) / np.float32(255)
+            example = pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN)
+            with Image.open(out / "maps" / f"{example.id}.png") as picture:
+                smaller = picture.resize(example.mask.shape[::-1], Image.Resampling.BILINEAR)
+            focus = np.asarray(smaller) / np.float32(255)
             mask = example.mask / np.float32(255)
             pictures.append([example.image, *map(grey, (mask, focus, np.abs(focus - mask)))])
             captions.append(f"{example.id}   MAE {rows[i]['mae']:.3f}   ddff F {rows[i]['ddff_f']:.3f}")
@@ -104,7 +106,8 @@ def run(args: argparse.Namespace) -> None:
         report.write_results_csv(args.out / "results.csv", results)
         report.draw_pr_curves(args.out / "pr.png", [results])
         draw_extremes(args.out, records, images)
-        shown = [pipeline.decode(records[i]) for i in range(min(PANEL_ROWS, len(records)))]
+        first = range(min(PANEL_ROWS, len(records)))
+        shown = [pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN) for i in first]
         predictions = [predict(model, variables, example.image) for example in shown]
         save_picture(args.out / "panel.png", example_panel(shown, predictions))
         report.write_markdown(args.out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)

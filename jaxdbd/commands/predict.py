@@ -1,19 +1,33 @@
 """`jaxdbd predict`: focus maps of any photographs."""
 
 import argparse
+import contextlib
+import signal
 import sys
-import warnings
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, write_whole
+from jaxdbd.files import make_folder, shown, write_whole
 from jaxdbd.photos import SUFFIXES, find_photographs
-from jaxdbd.predicted import csv_text, predict_photographs, write_prediction
+from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
+
+SAVE_EVERY = 10  # seconds between two copies of the tables on disk, for whoever is killed
+
+
+class Done(NamedTuple):
+    """What came of a photograph."""
+
+    row: tuple[str, str, str]  # of the CSV, without the path
+    entry: Entry | None  # of the report, where one is wanted
+    remark: str  # what to warn of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,36 +62,63 @@ def run(args: argparse.Namespace) -> int:
     endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
     names = find_photographs(args.paths, args.out, endings, args.recursive)
     if kept := [name for path, name in names.items() if name.name == path.name != path.stem]:
-        print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {kept[0]}.png, ...")
+        print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {shown(kept[0])}.png, ...")
     model, variables = weights.load(args.weights)
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
-    for folder in {name.parent for name in names.values()} | {path.parent for path in (args.csv, args.report) if path}:
+    for folder in {args.out} | {path.parent for path in (args.csv, args.report) if path}:
         make_folder(folder)
+    done: dict[Path, Done] = {}
 
-    with warnings.catch_warnings(), tqdm(total=len(names), unit=" photos") as bar:
-        # Pillow warns of large pictures and odd metadata; what it cannot read it raises.
-        warnings.filterwarnings("ignore", module="PIL")
-        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-        rows, entries = {}, {}
+    def place(path: Path) -> str:
+        # A report is read elsewhere: photographs are named by their place below the folder.
+        return shown(str(names[path].relative_to(args.out).with_name(path.name)))
 
-        def shown(path):
-            return str(names[path].relative_to(args.out).with_name(path.name))
+    def write(predicted: Predicted) -> None:
+        # Noted by the thread that has written it, so that an interruption in between loses nothing.
+        row = write_prediction(predicted, names[predicted.path], endings, threshold)
+        entry = entry_of(place(predicted.path), predicted, threshold, row) if args.report else None
+        done[predicted.path] = Done(row, entry, predicted.remark)
 
-        def write(photograph):
-            row = write_prediction(photograph, names[photograph.path], endings, threshold)
-            return row, entry_of(shown(photograph.path), photograph, threshold, row) if args.report else None
+    def save_tables() -> None:
+        finished = {path: done[path] for path in names if path in done}
+        if args.csv:
+            write_whole(args.csv, csv_text([path, *each.row] for path, each in finished.items()))
+        if args.report:
+            write_whole(args.report, report([each.entry for each in finished.values()], shown(args.report.stem)))
 
-        for path, result in predict_photographs(model, variables, names, write):
-            if isinstance(result, UserError):
-                row = ("", "", str(result))
-                result = row, Entry(shown(path), row)
-            rows[path], entries[path] = result
-            bar.update()
-            if rows[path][-1]:
-                bar.write(f"error: {rows[path][-1]}", file=sys.stderr)
-    if args.csv:
-        write_whole(args.csv, csv_text([path, *rows[path]] for path in names))
-    if args.report:
-        write_whole(args.report, report([entries[path] for path in names], args.report.stem))
-    return int(any(row[-1] for row in rows.values()))
+    with terminated_like_interrupted(), tqdm(total=len(names), unit=" photos") as bar:
+        saved = time.monotonic()
+        try:
+            with contextlib.closing(predict_photographs(model, variables, names, write)) as results:
+                for path, result in results:
+                    if isinstance(result, UserError):
+                        row = ("", "", str(result))
+                        done[path] = Done(row, Entry(place(path), row), "")
+                        bar.write(f"error: {result}", file=sys.stderr)
+                    elif done[path].remark:
+                        bar.write(f"warning: {done[path].remark}", file=sys.stderr)
+                    bar.update()
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        save_tables()
+                        saved = time.monotonic()
+        finally:
+            save_tables()
+    return int(any(each.row[-1] for each in done.values()))
+
+
+@contextlib.contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Within, SIGTERM ends the program as Ctrl-C does, after what is to be done in the end."""
+    if threading.current_thread() is not threading.main_thread():  # only that one hears of signals
+        yield
+        return
+
+    def stop(number, _frame):
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

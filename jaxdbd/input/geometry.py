@@ -62,4 +62,5 @@ def to_size(square: Float32[np.ndarray, "s s"], size: tuple[int, int]) -> Float3
     if min(size) < len(square):
         return resize(square, size, resample=Image.Resampling.BILINEAR).clip(0, 1)  # antialiased
     # Only enlarged, where both libraries agree to a rounding, and OpenCV is thirty times as fast.
-    return cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    enlarged = cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.clip(enlarged, 0, 1, out=enlarged)  # in its place: of a large photograph it is the largest of all arrays

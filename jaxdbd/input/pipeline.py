@@ -1,6 +1,7 @@
 """Shards to batches: reading, decoding, augmentation and batching, with Grain."""
 
 import dataclasses
+import io
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -9,13 +10,18 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float16, UInt8
+from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
 from jaxdbd.input.geometry import View, crop_and_resize
+from jaxdbd.parallel import in_turn
 
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
+# Pixels of the longer side, choices of ours: the network sees a tenth of the first, a panel a quarter of the second.
+MOST_TRAINED, MOST_SHOWN = 4096, 1024
+BATCH_PIXELS = 100_000_000  # of the masks that wait for a batch to be evaluated, choice of ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +103,29 @@ def decode(record: dict) -> Example:
     )
 
 
+def decode_reduced(record: dict, side: int) -> Example:
+    """`decode`, with photograph and mask reduced where they are larger than `side`; large ones one at a time."""
+    with Image.open(io.BytesIO(record["image"])) as header:
+        pixels = header.width * header.height
+    with in_turn(pixels):
+        return reduced(decode(record), side)
+
+
+def reduced(example: Example, side: int) -> Example:
+    """An example of which photograph and mask have at most `side` pixels on their longer side."""
+    scale = side / max(example.mask.shape)
+    if scale >= 1:
+        return example
+    height, width = (max(1, round(n * scale)) for n in example.mask.shape)
+
+    def smaller(array):
+        return None if array is None else cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+
+    return dataclasses.replace(
+        example, image=smaller(example.image), mask=smaller(example.mask), valid=smaller(example.valid)
+    )
+
+
 def training_row(
     records: Sequence[dict],
     record: dict,
@@ -106,10 +135,10 @@ def training_row(
     extras: Collection[str],
 ) -> dict:
     """A random view of one record, over which another of `records` may be pasted."""
-    example = decode(record)
+    example = decode_reduced(record, MOST_TRAINED)
     above = None
     if rng.random() < augmentation.pasted:
-        above = decode(records[int(rng.integers(len(records)))]).view()
+        above = decode_reduced(records[int(rng.integers(len(records)))], MOST_TRAINED).view()
     return to_row(example.id, augment(example.view(), size, augmentation, rng, above), extras)
 
 
@@ -193,8 +222,18 @@ def evaluation_batches(records: Sequence[dict], *, size: int, batch_size: int) -
     """Every photograph once, in order, squashed to size x size; the last batch is padded with rows of weight 0.
 
     Yields:
-      (batch, examples): the batch as `training_batches` gives it, and the decoded examples of its real rows.
+      (batch, examples): the batch as `training_batches` gives it, and the decoded examples of its real rows, the
+        photograph reduced to what is shown of it. A batch of large photographs has fewer real rows.
     """
-    for start in range(0, len(records), batch_size):
-        examples = [decode(records[i]) for i in range(start, min(start + batch_size, len(records)))]
-        yield stack([evaluation_row(e, size) for e in examples], batch_size), examples
+    rows, examples, pixels = [], [], 0
+    for i in range(len(records)):
+        example = decode(records[i])
+        rows.append(evaluation_row(reduced(example, MOST_TRAINED), size))
+        pixels += example.mask.size
+        examples.append(dataclasses.replace(example, image=reduced(example, MOST_SHOWN).image))
+        del example
+        if len(rows) == batch_size or pixels > BATCH_PIXELS:
+            yield stack(rows, batch_size), examples
+            rows, examples, pixels = [], [], 0
+    if rows:
+        yield stack(rows, batch_size), examples

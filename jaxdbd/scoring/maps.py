@@ -13,11 +13,12 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
 from jaxdbd.network.model import DepthDistilledDBD, normalize
-from jaxdbd.parallel import ahead, worker_pool
+from jaxdbd.parallel import ahead, in_turn, worker_pool
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, summarize_ddff
 from jaxdbd.scoring.structure import score_image
@@ -25,6 +26,7 @@ from jaxdbd.sharding import all_rows_to_devices, replicated
 
 TTA = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)
+WAITING_PIXELS = 100_000_000
 WAITING = 64  # maps that wait to be scored: bounds the memory of a large set
 Maps = Float[Array, "b s s"]
 # Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus, and nearness or None.
@@ -67,7 +69,9 @@ def focus_predictor(
 
 def to_map(p: Float32[np.ndarray, "s s"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Probabilities as the 8-bit map of a mask's (height, width) that `jaxdbd predict` would write."""
-    return np.rint(to_size(p, shape) * 255).astype(np.uint8)
+    focus = to_size(p, shape)
+    focus *= 255
+    return np.rint(focus, out=focus).astype(np.uint8)
 
 
 def focus_maps(
@@ -126,13 +130,14 @@ def score_records(
     def to_score():
         for example, focus, depth in focus_maps(predict, records, size, batch_size):
             if maps_dir:
-                Image.fromarray(focus).save(maps_dir / f"{example.id}.png")
+                with whole_file(maps_dir / f"{example.id}.png") as unfinished:
+                    Image.fromarray(focus).save(unfinished, "PNG")
             if example.valid is not None:
                 focus = np.where(example.valid >= 128, focus, example.mask)
             yield (example.id, focus, example.mask), near_scores(example, depth)
 
     with worker_pool() as pool:
-        scored = ahead(pool, _score, to_score(), WAITING)
+        scored = ahead(pool, _score, to_score(), WAITING, weight=lambda item: item[0][1].size, most=WAITING_PIXELS)
         return [
             dataclasses.replace(future.result(), depth=near[0] if near else {})
             for (_, near), future in tqdm(scored, total=len(records), unit=" images")
@@ -140,4 +145,5 @@ def score_records(
 
 
 def _score(item: tuple[tuple[str, np.ndarray, np.ndarray], list]) -> ImageScores:
-    return score_image(*item[0])
+    with in_turn(item[0][1].size):
+        return score_image(*item[0])

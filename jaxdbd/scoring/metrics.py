@@ -38,6 +38,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+STRIP = 1 << 22  # pixels counted at a time
 PROTOCOLS = ("ddff", "dd", "adaptive", "max")
 LEVELS = np.arange(256)
 BETA2 = 0.3
@@ -116,7 +117,22 @@ def f_measure(tp, fp, fn):
 
 def count_levels(focus: UInt8[np.ndarray, "*at"], in_focus: Bool[np.ndarray, "*at"]) -> Int[np.ndarray, "2 256"]:
     """Pixels of each level of the map, out of focus (row 0) and in focus (row 1)."""
-    return np.bincount((focus + np.uint16(256) * in_focus).ravel(), minlength=512).reshape(2, 256)
+    return joint_levels(focus, in_focus.view(np.uint8))[:2]
+
+
+def joint_levels(focus: UInt8[np.ndarray, "*at"], mask: UInt8[np.ndarray, "*at"]) -> Int[np.ndarray, "256 256"]:
+    """Pixels of each level of the mask (rows) and of the map (columns): every count of a pair follows from it."""
+    focus, mask = focus.ravel(), mask.ravel()
+    counts = np.zeros(1 << 16, np.int64)
+    for start in range(0, focus.size, STRIP):  # counting takes eight bytes a pixel
+        part = slice(start, start + STRIP)
+        counts += np.bincount((mask[part].astype(np.uint16) << 8) | focus[part], minlength=1 << 16)
+    return counts.reshape(256, 256)
+
+
+def of_classes(joint: Int[np.ndarray, "256 256"], in_focus: Bool[np.ndarray, " 256"]) -> Int[np.ndarray, "2 256"]:
+    """`count_levels` from `joint_levels`, given which levels of the mask are in focus."""
+    return np.stack([joint[~in_focus].sum(axis=0), joint[in_focus].sum(axis=0)])
 
 
 def at_least(levels: Int[np.ndarray, "2 256"]) -> Int[np.ndarray, "2 256"]:
@@ -199,18 +215,17 @@ def calibration_error(levels: Int[np.ndarray, "2 256"]) -> float:
 
 def score_counts(id: str, focus: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> ImageScores:
     """All four protocols on one photograph's map and mask (255 = in focus), of one size."""
-    mask_dd = dd_positive(np.bincount(mask.ravel(), minlength=256))[mask]
-    mask_weak = mask > 25  # 0.1 * 255 = 25.5: `>` of `adaptive` and `>=` of `max` agree on 8 bits
-    dd_levels = count_levels(focus, mask_dd)
+    joint = joint_levels(focus, mask)
+    dd_levels = of_classes(joint, dd_positive(joint.sum(axis=1)))
     small = np.asarray(Image.fromarray(focus).resize(ADAPTIVE_SIZE, Image.Resampling.BILINEAR))
     small_mask = np.asarray(Image.fromarray(mask).resize(ADAPTIVE_SIZE, Image.Resampling.NEAREST))
     small_levels = count_levels(small, small_mask > 25)
     return ImageScores(
         id=id,
-        levels=count_levels(focus, mask >= 128),
+        levels=of_classes(joint, LEVELS >= 128),
         dd=focus_confusion(dd_levels, dd_positive(dd_levels.sum(axis=0))),
         adaptive_f=focus_confusion(small_levels, adaptive_positive(small_levels.sum(axis=0))).f,
-        max_f=best_f(count_levels(focus, mask_weak)),
+        max_f=best_f(of_classes(joint, LEVELS > 25)),  # 0.1 * 255 = 25.5: `>` of `adaptive` and `>=` of `max` agree
     )
 
 

@@ -1,6 +1,7 @@
 """Training state on disk, with Orbax: asynchronous, atomic, restorable on another number of devices or processes."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,14 +12,21 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
 
 
 def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE."""
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every rename, and of every save without an evaluation
+    """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE.
+
+    A checkpoint whose metrics cannot be read is set aside with a warning, since no manager opens beside it. Raises
+    UserError where there is no other.
+    """
+    # Orbax tells of every rename, of every save without an evaluation, and shows the traceback of what it raises later.
+    logging.set_verbosity(logging.FATAL)
+    set_aside_without_metrics(folder)
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(keep),
@@ -97,7 +105,7 @@ def restore(
         damaged.append(step)
     else:
         if damaged:
-            raise UserError(f"no checkpoint in {manager.directory} can be read: take another --workdir, or delete it")
+            raise _none_readable(manager.directory)
         return None
     for name, old, new in differences(meta["config"], config):
         _warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}")
@@ -113,8 +121,16 @@ def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.Ch
         return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
     except Exception as error:
         reason = f"{part}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        _warn(f"checkpoint {manager.directory / str(step)} is damaged, passed over ({reason})")
+        _warn_damaged(manager.directory, step, reason)
         return None
+
+
+def _none_readable(folder: os.PathLike) -> UserError:
+    return UserError(f"no checkpoint in {folder} can be read: take another --workdir, or delete it")
+
+
+def _warn_damaged(folder: os.PathLike, step: int, reason: str) -> None:
+    _warn(f"checkpoint {os.fspath(folder)}/{step} is damaged, passed over ({reason})")
 
 
 def _warn(text: str) -> None:
@@ -123,13 +139,39 @@ def _warn(text: str) -> None:
 
 def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
     """Renames damaged checkpoints, once for all processes."""
-    if not steps:
+    if steps:
+        _rename_damaged(manager.directory, steps)
+        manager.reload()
+
+
+def set_aside_without_metrics(folder: Path) -> None:
+    """Renames the checkpoints in `folder` whose metrics are no JSON, such as the empty file that a power cut leaves."""
+    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.exists() else []
+    damaged = [step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")]
+    if not damaged:
         return
+    for step in damaged:
+        _warn_damaged(folder, step, "its metrics cannot be read")
+    if damaged == steps:
+        raise _none_readable(folder)
+    _rename_damaged(folder, damaged)
+
+
+def _metrics_fault(path: Path) -> bool:
+    """Whether a checkpoint's metrics are there, as after an evaluation, and cannot be read."""
+    if not path.exists():
+        return False
+    try:
+        return not isinstance(json.loads(path.read_text())["mae"], int | float)
+    except (ValueError, KeyError, TypeError):
+        return True
+
+
+def _rename_damaged(folder: epath.PathLike, steps: list[int]) -> None:
     if jax.process_index() == 0:
         for step in steps:
-            (manager.directory / str(step)).rename(manager.directory / f"damaged_{step}")
+            (epath.Path(folder) / str(step)).rename(epath.Path(folder) / f"damaged_{step}")
     ocp.multihost.sync_global_processes("damaged checkpoints renamed")
-    manager.reload()
 
 
 def check_same_run(folder: Path, saved: dict, current: dict) -> None:

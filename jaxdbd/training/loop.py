@@ -24,7 +24,7 @@ from jaxdbd.files import make_folder, write_whole
 from jaxdbd.inference import Prediction, probability_and_nearness
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.geometry import to_size
-from jaxdbd.input.pipeline import evaluation_batches, open_parts, training_batches
+from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, open_parts, reduced, training_batches
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.panels import example_panel
 from jaxdbd.scoring.maps import quick_scores
@@ -220,6 +220,7 @@ def evaluate(
     examples, predictions = [], []
     for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
         focus, depth = jax.device_get(predict(batch["image"]))
+        rows = [reduced(example, MOST_SHOWN) for example in rows]
         for i, example in enumerate(rows):
             shape = example.mask.shape
             near = None if depth is None else to_size(depth[i], shape)

@@ -6,6 +6,7 @@ tensors needs. Each of them stands for a harmless function of this file; any oth
 """
 
 import io
+import os
 import pickle
 import zipfile
 import zlib
@@ -17,9 +18,13 @@ import ml_dtypes
 import numpy as np
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import os_errors_in_one_line, shown
 
+MOST_INFLATED = 20  # times its size; PyTorch does not compress at all
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
 PROTOCOL = 1001  # its second
+# What those who wrap a network for training put before every name.
+WRAPPERS = ("module.", "model.", "net.", "network.")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep the state dict
 
 STORAGE_DTYPES = {
@@ -43,9 +48,9 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
     missing, empty, truncated, not PyTorch's, or that asks for anything but tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with path.open("rb") as file:
+    if not os.path.lexists(path) or os.path.isdir(path):
+        raise UserError(f"{shown(path)}: no such file")
+    with os_errors_in_one_line(path, "cannot be read"), path.open("rb") as file:
         start = file.read(4)
         file.seek(0)
         if not start:
@@ -59,20 +64,30 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
 
 def read_numpy_pickle(path: str | Path) -> Any:
     """A pickle of nested dicts and lists of NumPy arrays, read with the same restrictions as `read_pth`."""
-    with Path(path).open("rb") as file:
+    with os_errors_in_one_line(Path(path), "cannot be read"), Path(path).open("rb") as file:
         return _finish(_unpickle(path, file), lambda _tensor: None)
 
 
 def state_dict(tree: Any, path: str | Path) -> dict[str, np.ndarray]:
-    """Looks for the arrays by name in `tree`, inside `{'state_dict': ...}` and the like; strips `module.` prefixes."""
+    """Looks for the arrays by name in `tree`, inside `{'state_dict': ...}` and the like, and takes WRAPPERS off."""
     for _ in range(4):
         if not isinstance(tree, dict):
             break
-        arrays = {k.removeprefix("module."): v for k, v in tree.items() if _is_named_array(k, v)}
+        arrays = {_unwrapped(k): v for k, v in tree.items() if _is_named_array(k, v)}
         if arrays:
-            return arrays
+            return _without_common_prefix(arrays)
         tree = next((tree[k] for k in CONTAINERS if isinstance(tree.get(k), dict)), None)
     raise UserError(f"{path}: no state dict in it (a dict of tensors, maybe under one of {', '.join(CONTAINERS)})")
+
+
+def _unwrapped(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("module.")  # torch.compile, DataParallel
+
+
+def _without_common_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in arrays)), None):
+        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return arrays
 
 
 def _is_named_array(key: Any, value: Any) -> bool:
@@ -86,6 +101,8 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
+            if sum(info.file_size for info in members.values()) > MOST_INFLATED * path.stat().st_size + 2**20:
+                raise _damaged(path, "it would unpack to far more than it is")
             top = next((n.removesuffix("data.pkl") for n in members if n.split("/")[-1] == "data.pkl"), None)
             if top is None:
                 raise UserError(f"{path}: a zip archive, but not a PyTorch checkpoint (no data.pkl in it)")
@@ -139,7 +156,7 @@ def _read_stream(path: Path, file: io.BufferedIOBase) -> Any:
 
 
 def _damaged(path: str | Path, what: str) -> UserError:
-    return UserError(f"{path}: damaged or truncated ({' '.join(what.split())[:100]})")
+    return UserError(f"{shown(path)}: damaged or truncated ({' '.join(what.split())[:100]})")
 
 
 # --- Tensors: what the pickle leaves, and the arrays they become ---
@@ -306,7 +323,10 @@ class _Unpickler(pickle.Unpickler):
         if module in ("torch", "torch.cuda") and name in STORAGE_DTYPES:
             return name
         asked = ascii(f"{module}.{name}"[:80]).strip("'")
-        raise UserError(f"{self.path}: refused: it asks for {asked}, which no state dict of tensors needs")
+        raise UserError(
+            f"{shown(self.path)}: refused: it asks for {asked}, which no state dict of tensors needs. If you trust it, "
+            f"save its tensors alone, in PyTorch: {_remedy(module)}"
+        )
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and pid[1] in STORAGE_DTYPES):
@@ -317,6 +337,13 @@ class _Unpickler(pickle.Unpickler):
         if self.storages.setdefault(pid[2], storage) != storage:
             raise pickle.UnpicklingError("one storage with two types")
         return storage
+
+
+def _remedy(module: str) -> str:
+    """How to get at the tensors of a file that holds more: a training's checkpoint is a dict, else it is a network."""
+    if "lightning" in module or module.startswith(("argparse", "omegaconf", "pathlib", "_io", "mmengine")):
+        return "torch.save(torch.load(FILE, weights_only=False)['state_dict'], OUT)"
+    return "torch.save(model.state_dict(), OUT), where model = torch.load(FILE, weights_only=False)"
 
 
 def _unpickle(path: str | Path, file: io.BufferedIOBase, storages: dict[str, _Storage] | None = None) -> Any:

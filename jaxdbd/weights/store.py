@@ -1,7 +1,9 @@
 """One `.safetensors` file holds a network: its arrays, and what is needed to rebuild it."""
 
 import dataclasses
+import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import write_whole
+from jaxdbd.files import os_error, shown, write_whole
 from jaxdbd.network.encoders import ENCODERS
-from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.network.model import SRFB_KINDS, DepthDistilledDBD
 from jaxdbd.weights.tensors import open_safetensors, read_tensors
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of float32 arrays
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+MOST_WIDE = 8192  # channels of a level, and pixels of the square; a damaged file may say anything
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -68,8 +72,11 @@ def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
     """
     path = find(name_or_path)
     model = _model(path, read_metadata(path).config)
+    arrays = read_tensors(path)
+    if odd := [name for name, array in arrays.items() if not np.issubdtype(array.dtype, np.number)]:
+        raise _damaged(path, f"{odd[0]} is of type {arrays[odd[0]].dtype}")
     # Converted by NumPy: JAX would compile a conversion for every shape.
-    arrays = {name: jnp.asarray(array.astype(np.float32)) for name, array in read_tensors(path).items()}
+    arrays = {name: jnp.asarray(array.astype(np.float32)) for name, array in arrays.items()}
     expected: dict[str, Any] = flatten_dict(shapes(model), sep="/")
     differing = sorted(
         name
@@ -77,7 +84,8 @@ def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
         if name not in arrays or name not in expected or arrays[name].shape != expected[name].shape
     )
     if differing:
-        raise UserError(f"{path}: {len(differing)} arrays do not fit the network it names, {differing[0]} the first")
+        first = shown(differing[0])[:100]
+        raise UserError(f"{shown(path)}: {len(differing)} arrays do not fit the network it names, {first} the first")
     return model, unflatten_dict(arrays, sep="/")
 
 
@@ -87,13 +95,20 @@ def read_metadata(name_or_path: str | Path) -> Metadata:
     with open_safetensors(path) as file:
         notes = file.metadata() or {}
     if "config" not in notes:
-        raise UserError(f"{path}: no network's config in it; `jaxdbd convert` turns foreign weights into ours")
-    return Metadata(
-        config=json.loads(notes["config"]),
-        dataset=notes["dataset"],
-        license=notes["license"],
-        threshold=float(notes["threshold"]),
-    )
+        raise UserError(f"{shown(path)}: no network's config in it; `jaxdbd convert` turns foreign weights into ours")
+    try:
+        config, threshold = json.loads(notes["config"]), float(notes["threshold"])
+        dataset, license = notes["dataset"], notes["license"]
+    except (KeyError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(config, dict) or not 0 <= threshold <= 1:
+        raise _damaged(path, "no config, or no threshold")
+    return Metadata(config=config, dataset=dataset, license=license, threshold=threshold)
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    reason = shown(" ".join(reason.split()))[:200]
+    return UserError(f"{shown(path)}: what it says of its network is damaged ({reason}): take another copy")
 
 
 def bundled() -> list[str]:
@@ -106,18 +121,25 @@ def find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if str(name_or_path) in bundled():
         return BUNDLED / f"{name_or_path}.safetensors"
-    if (path / "weights.safetensors").is_file():
+    if os.path.isfile(path / "weights.safetensors"):
         return path / "weights.safetensors"
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != ".safetensors":
-            raise UserError(f"{path}: not a .safetensors file; `jaxdbd convert` makes one from PyTorch's files")
+            raise UserError(f"{shown(path)}: not a .safetensors file; `jaxdbd convert` makes one from PyTorch's files")
         return path
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise os_error(error, path, "cannot be read") from error
     names = ", ".join(bundled()) or "none"
     raise UserError(
-        f"no weights at {name_or_path}: give a .safetensors file, a training folder, or a bundled name ({names})"
+        f"no weights at {shown(name_or_path)}: give a .safetensors file, a training folder, or a bundled name ({names})"
     )
 
 
+@functools.lru_cache(maxsize=8)
 def shapes(model: DepthDistilledDBD) -> Variables:
     """The model's variables as shapes and dtypes, with nothing computed."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -132,10 +154,22 @@ def _config(model: DepthDistilledDBD) -> dict[str, Any]:
 def _model(path: Path, config: dict[str, Any]) -> DepthDistilledDBD:
     fields = {f.name for f in dataclasses.fields(DepthDistilledDBD)}
     if unknown := sorted(config.keys() - fields):
-        raise UserError(f"{path}: this version does not know the network's {', '.join(unknown)}: update jaxdbd")
-    if config.get("encoder") not in ENCODERS:
-        raise UserError(f"{path}: this version does not know the encoder {config.get('encoder')!r}: update jaxdbd")
-    widths = config.get("widths")
-    return DepthDistilledDBD(
-        **config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(config.get("dtype", "float32")).type}
-    )
+        listing = shown(", ".join(unknown))[:200]
+        raise UserError(f"{shown(path)}: this version does not know the network's {listing}: update jaxdbd")
+    if config.get("encoder") not in [*ENCODERS]:
+        encoder = ascii(config.get("encoder"))[:80]
+        raise UserError(f"{shown(path)}: this version does not know the encoder {encoder}: update jaxdbd")
+    kinds = {"full_resolution": bool, "depth_head": bool, "srfb_select": bool, "sab": bool, "size": int, "dtype": str}
+    for name, kind in kinds.items():
+        if name in config and type(config[name]) is not kind:
+            raise _damaged(path, f"{name} is {config[name]!r}")
+    widths, dtype, srfb = config.get("widths"), config.get("dtype", "float32"), config.get("srfb", SRFB_KINDS[0])
+    if widths is not None and not (
+        isinstance(widths, list) and len(widths) == 5 and all(type(w) is int and 0 < w <= MOST_WIDE for w in widths)
+    ):
+        raise _damaged(path, f"widths are {widths!r}")
+    if dtype not in DTYPES or srfb not in SRFB_KINDS:
+        raise _damaged(path, f"dtype is {dtype!r}, srfb {srfb!r}")
+    if not 0 < config.get("size", 320) <= MOST_WIDE or config.get("size", 320) % 32:
+        raise _damaged(path, f"size is {config['size']}")
+    return DepthDistilledDBD(**config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(dtype).type})

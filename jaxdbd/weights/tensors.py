@@ -1,35 +1,70 @@
 """The arrays of a file by name: `.safetensors`, `.npz` or PyTorch's."""
 
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import safetensors
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import os_errors_in_one_line, shown
 from jaxdbd.weights.pth import read_pth, state_dict
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays by name of a `.safetensors`, an `.npz` or a PyTorch file, whichever its suffix and bytes say it is."""
+    """The arrays by name of a `.safetensors`, an `.npz` or a PyTorch file, whichever its bytes say it is.
+
+    Raises UserError for a file that cannot be read or is none of them.
+    """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
+    kind = _kind(path)
+    if kind == ".safetensors":
         with open_safetensors(path) as file:
-            return state_dict({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
-    if path.suffix == ".npz":
+            return state_dict({name: _tensor(path, file, name) for name in file.keys()}, path)  # noqa: SIM118
+    if kind == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
                 return state_dict(dict(file), path)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not an .npz file of plain arrays ({error})") from error
+        except (ValueError, EOFError, OSError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(f"{shown(path)}: not an .npz file of plain arrays ({_said(error)})") from error
     return read_pth(path)
 
 
 def open_safetensors(path: Path):
     """The open file. Raises UserError where it is no safetensors file."""
+    with os_errors_in_one_line(path, "cannot be read"), path.open("rb"):
+        pass  # safetensors calls everything that it may not open missing
     try:
         return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from error
+    except (safetensors.SafetensorError, OSError, UnicodeError) as error:
+        raise UserError(f"{shown(path)}: not a safetensors file ({_said(error)})") from error
+
+
+def _kind(path: Path) -> str:
+    """What the first bytes say, and where they say nothing, the suffix."""
+    if not os.path.lexists(path) or os.path.isdir(path):
+        raise UserError(f"{shown(path)}: no such file")
+    with os_errors_in_one_line(path, "cannot be read"), path.open("rb") as file:
+        start, size = file.read(9), os.fstat(file.fileno()).st_size
+    if start[8:] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
+        return ".safetensors"
+    if start.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pth"
+        except (zipfile.BadZipFile, OSError, ValueError):
+            pass  # whoever reads it will say so
+    return path.suffix
+
+
+def _tensor(path: Path, file, name: str) -> np.ndarray:
+    try:
+        return file.get_tensor(name)
+    except (safetensors.SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{shown(path)}: its {shown(name)[:80]} cannot be read ({_said(error)})") from error
+
+
+def _said(error: BaseException) -> str:
+    return shown(" ".join(str(error).split()))[:200] or type(error).__name__

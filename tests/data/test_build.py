@@ -14,7 +14,8 @@ from fake_benchmark import mask, write_benchmark, write_pair
 from PIL import Image
 from tensorflow_datasets.core import constants
 
-from data import build, describe, sources
+from data import build, describe
+from jaxdbd.decoding import ORIENTATION
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -173,7 +174,7 @@ def plant_faults(folder, names):
     (gt / f"{stems[5]}.png").write_bytes(b"junk")
     (gt / f"{stems[6]}.png").write_bytes(b"")
     exif = Image.Exif()
-    exif[sources.EXIF_ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     Image.open(image / names[7]).save(image / names[7], exif=exif)
     Image.open(image / names[8]).save(image / f"{stems[8]}.png")
     Image.fromarray((np.asarray(Image.open(gt / f"{stems[9]}.png").convert("L")) > 0).astype(np.uint8)).save(

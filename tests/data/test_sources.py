@@ -9,6 +9,7 @@ from PIL import Image
 
 from data import checks, sources
 from data.sources import SOURCES, Pair
+from jaxdbd.decoding import ORIENTATION
 from jaxdbd.errors import UserError
 
 FOLDER = sources.customise(SOURCES["folder"], gt_white="focus")
@@ -124,7 +125,7 @@ def convertible():
     cmyk = Image.fromarray(rgb).convert("CMYK")
     alpha = np.dstack([rgb, np.full_like(grey, 99)])
     turned = Image.Exif()
-    turned[sources.EXIF_ORIENTATION] = 6  # shown turned a quarter clockwise
+    turned[ORIENTATION] = 6  # shown turned a quarter clockwise
     three_greys = np.dstack([grey] * 3)
     yield "grey.png", Image.fromarray(grey), {}, three_greys
     yield "palette.png", palette, {}, np.asarray(palette.convert("RGB"))
@@ -201,7 +202,7 @@ def test_inspect_names_each_fault(tmp_path):
     Image.fromarray((mask(1) > 0).astype(np.uint8)).save(label)
     assert "0 and 1 as labels" in inspect(tmp_path).problem
     turned = Image.Exif()
-    turned[sources.EXIF_ORIENTATION] = 6
+    turned[ORIENTATION] = 6
     Image.fromarray(photograph(1)).save(image, exif=turned)
     label.write_bytes(whole_mask)
     assert "EXIF" in inspect(tmp_path).problem
@@ -211,7 +212,7 @@ def test_inspect_names_each_fault(tmp_path):
 
 def test_grey_masks_are_cut_at_127_and_counted(tmp_path, capsys):
     write_benchmark(tmp_path, 3)
-    grey = np.tile(np.arange(96, 144, dtype=np.uint8), (32, 1))
+    grey = np.tile(np.uint8([0] * 16 + list(range(120, 136)) + [255] * 16), (32, 1))
     Image.fromarray(grey).save(tmp_path / "gt" / "photo01.png")
     splits, problems = sources.find_pairs(FOLDER, tmp_path)
     np.testing.assert_array_equal(sources.read_mask(splits["train"][1]), grey >= 128)

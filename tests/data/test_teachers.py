@@ -186,6 +186,37 @@ def test_folder_of_depth_maps_says_what_is_wrong(tmp_path):
             teachers.nearness(teacher, [{"id": name, "path": tmp_path / f"{name}.jpg"}], None)
 
 
+def test_zero_is_no_measurement_where_it_stands_apart():
+    depth = np.linspace(500, 5000, 48, dtype=np.float32).reshape(6, 8)
+    depth[2, 3] = 0
+    assert np.argwhere(teachers.unmeasured(depth)).tolist() == [[2, 3]]
+    for whole in (
+        np.linspace(0, 1, 48).reshape(6, 8),  # stretched to begin at 0
+        np.arange(48.0).reshape(6, 8) // 2,  # as 8 bits are, with several zeros
+        np.linspace(1, 2, 48).reshape(6, 8),
+        np.zeros((6, 8)),
+    ):
+        assert not teachers.unmeasured(whole).any()
+
+
+def test_holes_do_not_stretch_the_rest_and_near_maps_have_none():
+    depth = np.float32([[0, 2, 4], [6, 0, 3]])
+    camera = Teacher({"name": "dir:d"}, "far", None, slow=False, holes=True)
+    expected = [[np.nan, 1, 0.5], [0, np.nan, 0.75]]
+    np.testing.assert_array_equal(teachers.unit_nearness(depth, camera, "a"), np.float16(expected))
+    disparity = Teacher({"name": "dir:d"}, "near", None, slow=False)
+    np.testing.assert_array_equal(teachers.unit_nearness(depth, disparity, "a"), np.float16(depth / 6))
+    with pytest.raises(UserError, match="same depth everywhere"):
+        teachers.unit_nearness(np.float32([[0, 5], [5, 5]]), camera, "a")
+
+
+def test_holes_are_filled_with_what_is_beside_them():
+    near = np.float16([[0.1, np.nan, 0.9], [0.1, np.nan, 0.9]])
+    filled = teachers.fill_holes(near)
+    np.testing.assert_array_equal(filled[:, [0, 2]], near[:, [0, 2]])
+    assert set(filled[:, 1].tolist()) <= {float(near[0, 0]), float(near[0, 2])}
+
+
 def test_exr(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENCV_IO_ENABLE_OPENEXR", "1")
     depth = np.linspace(0, 3, 48, dtype=np.float32).reshape(6, 8)

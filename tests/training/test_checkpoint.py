@@ -119,6 +119,29 @@ def test_damaged_is_passed_over(tmp_path, how, capfd):
     assert (tmp_path / "damaged_3").is_dir()
 
 
+@pytest.mark.parametrize("content", ["", "\0\0\0\0", "{}", '{"mae": null}'])
+@pytest.mark.parametrize("step", [2, 3])
+def test_metrics_that_cannot_be_read_set_their_checkpoint_aside(tmp_path, step, content, capfd):
+    write(tmp_path, maes={1: 0.3, 2: 0.2, 3: 0.1})
+    (tmp_path / str(step) / "metrics" / "metrics").write_text(content)
+    state, _ = read(tmp_path)
+    assert int(state["step"]) == 5 - step
+    assert f"warning: checkpoint {tmp_path}/{step} is damaged, passed over (its metrics" in capfd.readouterr().err
+    assert (tmp_path / f"damaged_{step}").is_dir()
+    manager = checkpoint.open_manager(tmp_path, 10)
+    assert checkpoint.best_mae(manager) == (0.2 if step == 3 else 0.1)
+    manager.close()
+
+
+def test_no_metrics_that_can_be_read_is_an_error_and_nothing_is_moved(tmp_path):
+    write(tmp_path, maes={1: 0.3, 2: 0.2, 3: 0.1})
+    for step in "123":
+        (tmp_path / step / "metrics" / "metrics").write_text("")
+    with pytest.raises(UserError, match=f"no checkpoint in {tmp_path} can be read"):
+        read(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2", "3"}
+
+
 def test_all_damaged_is_an_error_and_nothing_is_moved(tmp_path):
     write(tmp_path)
     for step in "123":

@@ -178,7 +178,38 @@ def test_state_dict_looks_where_checkpoints_keep_it():
             state_dict(tree, "f")
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model.", "module.", "module._orig_mod.", "model._orig_mod.", "net."])
+def test_what_wraps_a_network_is_taken_off_its_names(prefix):
+    assert list(state_dict({f"{prefix}fusion.bias": MATRIX, f"{prefix}model.w": MATRIX}, "f")) == [
+        "fusion.bias",
+        "model.w",
+    ]
+    assert list(state_dict({"encoder._orig_mod.w": MATRIX, "other": MATRIX}, "f")) == ["encoder.w", "other"]
+    assert list(state_dict({"model.w": MATRIX, "loss.w": MATRIX}, "f")) == ["model.w", "loss.w"]
+
+
 # --- Hostile files ---
+
+
+def test_whole_networks_and_trainers_checkpoints_say_how_to_get_at_the_tensors(tmp_path):
+    for module, name, remedy in (
+        ("torch.nn.modules.conv", "Conv2d", r"torch\.save\(model\.state_dict\(\), OUT\)"),
+        ("__main__", "Net", r"torch\.save\(model\.state_dict\(\), OUT\)"),
+        ("pytorch_lightning.callbacks", "ModelCheckpoint", r"\['state_dict'\], OUT\)"),
+        ("argparse", "Namespace", r"\['state_dict'\], OUT\)"),
+    ):
+        path = write_zip(tmp_path / "a.pth", {"w": call(named(module, name))}, {})
+        with pytest.raises(UserError, match=rf"asks for {module}\.{name}.*{remedy}") as caught:
+            read_pth(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_is(tmp_path):
+    path = write_zip(tmp_path / "a.pth", {"w": tensor(stored("0", "FloatStorage", 6), (6,), (1,))}, {})
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data/0", bytes(1 << 26))
+    with pytest.raises(UserError, match="unpack to far more"):
+        read_pth(path)
 
 
 @pytest.mark.parametrize(

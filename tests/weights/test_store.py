@@ -261,3 +261,43 @@ def test_efficientnet_lite0_with_its_head_classifies_as_the_original():
     np.testing.assert_allclose(np.sort(logits)[:-6:-1], [5.48805, 5.31502, 4.95484, 4.84304, 4.60958], atol=1e-3)
     np.testing.assert_allclose(logits[:5], [0.799, 3.15143, -0.73635, -2.14367, -2.42393], atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(logits), 45.01261, rtol=1e-4)
+
+
+def test_what_a_file_holds_decides_and_not_its_suffix(tmp_path):
+    arrays = {"w": np.arange(6, dtype=np.float32)}
+    (tmp_path / "a.pth").write_bytes(safetensors.numpy.save(arrays))
+    np.savez(tmp_path / "b.npz", **arrays)
+    (tmp_path / "b.npz").rename(tmp_path / "b.safetensors")
+    for name in ("a.pth", "b.safetensors"):
+        np.testing.assert_array_equal(weights.read_tensors(tmp_path / name)["w"], arrays["w"])
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"config": "{"},
+        {"config": "[]"},
+        {"config": '{"encoder": "lite0", "size": "64"}'},
+        {"config": '{"encoder": "lite0", "size": 63}'},
+        {"config": '{"encoder": "lite0", "widths": [8, 8]}'},
+        {"config": '{"encoder": "lite0", "dtype": "object"}'},
+        {"config": '{"encoder": ["lite0"]}'},
+        {"threshold": "much"},
+        {"threshold": "nan"},
+    ],
+)
+def test_damaged_notes_are_one_line(tmp_path, notes):
+    whole = {"config": '{"encoder": "lite0"}', "threshold": "0.5", **NOTES}
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(safetensors.numpy.save({"w": np.zeros(3, np.float32)}, whole | notes))
+    with pytest.raises(UserError, match=r"damaged|does not know the encoder") as caught:
+        weights.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_links_and_folders_in_the_place_of_weights(tmp_path):
+    (tmp_path / "loop.safetensors").symlink_to("loop.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to("nowhere")
+    for name, message in (("loop", "symbolic links"), ("gone", "no weights at"), ("x" * 300, "File name too long")):
+        with pytest.raises(UserError, match=message):
+            weights.load(tmp_path / f"{name}.safetensors")
