@@ -3,7 +3,7 @@
     python train.py --config=configs/lite.py --workdir=DIR
 
 20 epochs of CUHK at 256 pixels, 0.14 s per image on two cores: 26 minutes. configs/lite_finish.py goes on from there;
-jaxdbd/weights/bundled/lite.md says what either reached. The bundled weights had 40 (--config.epochs=40).
+jaxdbd/weights/bundled/lite-cuhk.md says what either reached. The bundled weights had 40 (--config.epochs=40).
 """
 
 import ml_collections
