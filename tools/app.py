@@ -52,7 +52,7 @@ def write_photographs(folder: Path) -> None:
 def screenshots(address: str, number: int) -> list[Image.Image]:
     """The page with one photograph, the sheet, and the page on a telephone."""
     options = webdriver.ChromeOptions()
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{argument}")
     options.binary_location = shutil.which("chromium")
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
@@ -69,7 +69,7 @@ def screenshots(address: str, number: int) -> list[Image.Image]:
         resize(1280, 1000)
         driver.get(address)
         until(lambda: len(driver.find_elements("css selector", ".sheet-name")) == number)
-        until(lambda: driver.execute_script(SIGHT.format("figure img")))
+        until(lambda: driver.execute_script(SIGHT.format(".sheet-photo img")))
         sheet = shot()
         names = driver.find_elements("css selector", ".sheet-name")
         next(name for name in names if name.text == "chelsea.jpg").click()
@@ -104,13 +104,13 @@ def main() -> None:
                 pictures = screenshots(address, len(NAMES) + 4)
             finally:
                 server.terminate()
-    pictures = [picture.resize((picture.width * 2 // 3, picture.height * 2 // 3)) for picture in pictures]
+    pictures = [picture.resize((picture.width // 2, picture.height // 2)) for picture in pictures]
     wide = Image.new("RGB", (sum(p.width + 12 for p in pictures) - 12, pictures[0].height), "white")
     left = 0
     for picture in pictures:
         wide.paste(picture, (left, 0))
         left += picture.width + 12
-    wide.quantize(200).save(ROOT / "docs" / "app.png", optimize=True)
+    wide.save(ROOT / "docs" / "app.png", optimize=True)
 
 
 if __name__ == "__main__":

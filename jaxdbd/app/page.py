@@ -93,11 +93,13 @@ async def look(page: Page, number: int) -> None:
     page.wanted, generation = number, page.session.generation
     page.view.set_value(ONE)
     page.note.set_text(f"{page.session.sources[number].name} ...")
-    photograph, line = None, ""
+    photograph = None
     try:
         photograph = await asyncio.to_thread(sessions_of.look, page.session, number)
     except UserError as error:
         line = f"error: {error}"
+    else:
+        line = f"warning: {photograph.predicted.remark}" if photograph.predicted.remark else ""
     if (number, generation) == (page.wanted, page.session.generation):  # nothing else was chosen meanwhile
         page.session.looked_at = photograph
         page.note.set_text(line)

@@ -111,7 +111,8 @@ def add_routes(sessions: Mapping[str, Session]) -> None:
 
     @app.get("/photographs/{token}/photos.csv")
     def photos_csv(token: str) -> Response:
-        return Response(table(session_of(token)), media_type="text/csv")
+        # A name of a file that is not UTF-8 stays the bytes that it has on disk.
+        return Response(table(session_of(token)).encode("utf-8", "surrogateescape"), media_type="text/csv")
 
     @app.get("/photographs/{token}/{number}/{kind}")
     def of_sheet(token: str, number: int, kind: str) -> Response:
@@ -143,8 +144,12 @@ def add_routes(sessions: Mapping[str, Session]) -> None:
             raise HTTPException(404)
         with tempfile.NamedTemporaryFile(dir=session.folder.name, delete=False) as place:
             name = Path(place.name)
-        write_prediction(photograph.predicted, name, [ending], threshold)
-        name.unlink()
+        try:
+            write_prediction(photograph.predicted, name, [ending], threshold)
+        except UserError as error:  # the folder's photograph was changed or taken away meanwhile
+            raise HTTPException(409, str(error)) from error
+        finally:
+            name.unlink()
         written = name.with_name(name.name + ending)
         stem = Path(session.sources[number].name).stem
         return FileResponse(written, filename=stem + ending, background=BackgroundTask(written.unlink, True))

@@ -1,5 +1,6 @@
 """What one open page holds: its photographs, what the sheet shows of them, and the one that is looked at."""
 
+import contextlib
 import os
 import queue
 import tempfile
@@ -16,11 +17,12 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, jpeg, size_within
 from jaxdbd.errors import UserError
+from jaxdbd.files import shown
 from jaxdbd.inference import predict_maps
 from jaxdbd.input.geometry import to_size
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.overlay import overlay
-from jaxdbd.photos import find_photographs, read_photograph
+from jaxdbd.photos import find_photographs, photograph
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
 PREVIEW = 1600  # pixels of the longer side of what is shown of one photograph
@@ -56,9 +58,9 @@ class Source(NamedTuple):
     path: Path
     uploaded: bool
 
-    def line(self, error: UserError) -> str:
-        """The error as `predict` says it; an upload goes by its name, since nobody knows the path it was put at."""
-        return str(error).replace(str(self.path), self.name) if self.uploaded else str(error)
+    def line(self, message: UserError | str) -> str:
+        """The message as `predict` gives it; an upload goes by its name, since nobody knows the path it was put at."""
+        return str(message).replace(shown(self.path), self.name) if self.uploaded else str(message)
 
 
 class Photograph(NamedTuple):
@@ -89,7 +91,7 @@ def add_upload(session: Session, name: str) -> tuple[int, Path]:
     """The number of a new photograph, and where its bytes are to be written."""
     number = len(session.sources)
     path = Path(session.folder.name) / f"{number}{Path(name).suffix.lower()[:8]}"
-    session.sources.append(Source(name, path, True))
+    session.sources.append(Source(shown(name), path, True))
     return number, path
 
 
@@ -97,7 +99,7 @@ def add_folder(session: Session, folder: Path) -> None:
     """Puts all photographs in and below a folder on the sheet. Raises UserError as `find_photographs` does."""
     for path in find_photographs([str(folder)], Path(session.folder.name), recursive=True):
         session.pending.put(len(session.sources))
-        session.sources.append(Source(str(path.relative_to(folder)), path, False))
+        session.sources.append(Source(shown(path.relative_to(folder)), path, False))
 
 
 def use_weights(session: Session, chosen: Network) -> None:
@@ -130,15 +132,16 @@ def work(session: Session) -> None:
         def finish(predicted, used=used, waiting=waiting):
             return _entry(session.sources[waiting[predicted.path]].name, predicted, used.threshold)
 
-        for path, result in predict_photographs(used.model, used.variables, waiting, finish):
-            if session.closed or generation != session.generation:
-                break  # `use_weights` has put all of them in line again
-            source = session.sources[waiting[path]]
-            failed = isinstance(result, UserError)
-            entry = Entry(source.name, ("", "", source.line(result))) if failed else result
-            session.entries[waiting[path]] = entry
-            if not source.uploaded:
-                session.known[_state(path, used)] = entry
+        with contextlib.closing(predict_photographs(used.model, used.variables, waiting, finish)) as results:
+            for path, result in results:
+                if session.closed or generation != session.generation:
+                    break  # `use_weights` has put all of them in line again
+                source = session.sources[waiting[path]]
+                failed = isinstance(result, UserError)
+                entry = Entry(source.name, ("", "", source.line(result))) if failed else result
+                session.entries[waiting[path]] = entry
+                if not source.uploaded:
+                    session.known[_state(path, used)] = entry
 
 
 def _drain(pending: queue.SimpleQueue) -> list[int]:
@@ -149,8 +152,10 @@ def _drain(pending: queue.SimpleQueue) -> list[int]:
 
 
 def _state(path: Path, used: Network) -> tuple:
-    """What an entry of the folder depends on; a file that has gone has no time."""
-    return used.name, path, os.stat(path).st_mtime_ns if path.exists() else None
+    """What an entry of the folder depends on; a file that has gone, or may not be seen, has no time."""
+    with contextlib.suppress(OSError):
+        return used.name, path, os.stat(path).st_mtime_ns
+    return used.name, path, None
 
 
 def _entry(name: str, predicted: Predicted, threshold: float) -> Entry:
@@ -164,20 +169,21 @@ def look(session: Session, number: int) -> Photograph:
     """
     source, used, generation = session.sources[number], session.network, session.generation
     try:
-        picture = read_photograph(source.path)
+        with photograph(source.path) as (picture, remark):
+            size, side = picture.size[::-1], used.model.size
+            square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
+            small = size_within(size, min(PREVIEW, max(size)))
+            preview = np.asarray(picture.resize(small[::-1], Image.Resampling.BICUBIC, reducing_gap=2))
     except UserError as error:
         line = source.line(error)
         session.entries.setdefault(number, Entry(source.name, ("", "", line)))
         raise UserError(line) from error
-    size, side = picture.size[::-1], used.model.size
-    square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-    shown = size_within(size, min(PREVIEW, max(size)))
-    preview = np.asarray(picture.resize(shown[::-1], Image.Resampling.BICUBIC, reducing_gap=2))
     del picture
-    predicted = Predicted(source.path, size, square, *next(predict_maps(used.model, used.variables, [square])))
+    maps = next(predict_maps(used.model, used.variables, [square]))
+    predicted = Predicted(source.path, size, square, *maps, source.line(remark))
     if number not in session.entries and generation == session.generation:
         session.entries[number] = _entry(source.name, predicted, used.threshold)
-    return Photograph(number, predicted, preview, to_size(predicted.focus, shown))
+    return Photograph(number, predicted, preview, to_size(predicted.focus, small))
 
 
 def overlay_jpeg(photograph: Photograph, threshold: float) -> bytes:

@@ -1,6 +1,7 @@
 """`jaxdbd app`: a page on this machine that shows what is in focus."""
 
 import argparse
+import os
 from pathlib import Path
 
 from jaxdbd import weights
@@ -25,5 +26,5 @@ def run(args: argparse.Namespace) -> None:
 
     weights.read_metadata(args.weights)
     if args.folder:
-        find_photographs([str(args.folder)], args.folder / "none", recursive=True)
+        find_photographs([str(args.folder)], Path(os.devnull), recursive=True)
     serve(args.weights, sorted({*weights.bundled(), args.weights}), args.port, args.folder)

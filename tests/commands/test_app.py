@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import os
 import socket
 import subprocess
 import sys
@@ -187,6 +188,14 @@ def test_a_broken_file_has_the_line_of_predict(page, photographs, weights_file, 
 
 
 @pytest.mark.slow
+def test_what_predict_warns_of_is_told(page, tmp_path):
+    Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(tmp_path / "dim.png")  # 12 bits in 16
+    choose(page, tmp_path / "dim.png")
+    until(lambda: text(page, ".note").startswith("warning: dim.png: its largest value is 4095"))
+    assert picture(page, ".overlay")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["drop", "paste"])
 def test_photographs_are_dropped_and_pasted(page, photographs, way):
     content = list((photographs / "ramp.png").read_bytes())
@@ -247,17 +256,18 @@ def test_several_photographs_become_a_sheet_with_their_table(page, photographs, 
 @pytest.mark.slow
 def test_a_folder_is_on_the_sheet_at_once_and_twice_for_one_price(browser, photographs, weights_file, tmp_path):
     (tmp_path / "in" / "below").mkdir(parents=True)
-    for name in ("ramp.png", "below/dark.png"):
-        (tmp_path / "in" / name).write_bytes((photographs / Path(name).name).read_bytes())
+    (tmp_path / "in" / "ramp.png").write_bytes((photographs / "ramp.png").read_bytes())
+    odd = os.fsdecode(b"below/caf\xe9.png")  # not UTF-8
+    (tmp_path / "in" / odd).write_bytes((photographs / "dark.png").read_bytes())
     for served in serve(tmp_path, weights_file, "--folder", tmp_path / "in"):
         for _ in range(2):
             browser.get(served.address)
-            until(lambda: [x.text for x in find(browser, ".sheet-name")] == ["ramp.png", "below/dark.png"])
+            until(lambda: [x.text for x in find(browser, ".sheet-name")] == ["ramp.png", r"below/caf\xe9.png"])
             assert served.runs() == 2  # the second time nothing is predicted again
-        rows = list(
-            csv.DictReader(io.StringIO(fetched(find(browser, ".sheet-bar a")[0].get_attribute("href")).decode()))
-        )
-        assert {row["path"] for row in rows} == {str(tmp_path / "in" / name) for name in ("ramp.png", "below/dark.png")}
+        table = fetched(find(browser, ".sheet-bar a")[0].get_attribute("href")).decode("utf-8", "surrogateescape")
+        assert {row["path"] for row in csv.DictReader(io.StringIO(table))} == {
+            str(tmp_path / "in" / name) for name in ("ramp.png", odd)
+        }
 
 
 # --- For this machine alone ---
