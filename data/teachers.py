@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16
@@ -144,7 +144,7 @@ def fill_holes(near: Float16[np.ndarray, "h w"]) -> Float16[np.ndarray, "h w"]:
     holes = np.isnan(near)
     if not holes.any():
         return near
-    rows, columns = distance_transform_edt(holes, return_distances=False, return_indices=True)
+    rows, columns = cast(np.ndarray, distance_transform_edt(holes, return_distances=False, return_indices=True))
     return near[rows, columns]
 
 

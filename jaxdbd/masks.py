@@ -26,7 +26,7 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     with opened(path) as picture, in_turn(picture.width * picture.height):
         lossy = picture.format in LOSSY
         grey, top = _one_channel(path, decoded(path, picture), lossy)
-    counts = sum(np.bincount(part.ravel(), minlength=top + 1) for part in _parts(grey))
+    counts = np.sum([np.bincount(part.ravel(), minlength=top + 1) for part in _parts(grey)], axis=0)
     if reason := not_black_and_white(counts, lossy):
         raise UserError(f"{shown(path)}: {reason}")
     return grey if top == 255 else (grey >> 8).astype(np.uint8)

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -219,7 +220,7 @@ def _dark(path: str | Path, largest: float, white: float) -> str:
 
 def _largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None) -> float:
     """The largest value of a color photograph of 16 bits, of which `picture` holds the high byte."""
-    high = max(top for _, top in picture.getextrema()[:3])
+    high = max(top for _, top in cast(tuple[tuple[float, float], ...], picture.getextrema())[:3])
     if "largest" in picture.info:
         return float(picture.info["largest"])
     if high >= DARK * 256 or picture.width * picture.height > LARGE:

@@ -192,6 +192,7 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
         entry = session.entries[photograph.number]
         height, width = photograph.predicted.size
         name.set_text(f"{entry.name}, {width} x {height}")
+        assert entry.found is not None  # it was just looked at
         told.set_text(f"sharpness {entry.found.score:.2f}, {verdict(entry.found)}")
         slider.set_value(session.network.threshold)
         at_threshold()

@@ -85,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
         if args.csv:
             write_whole(args.csv, csv_text([path, *each.row] for path, each in finished.items()))
         if args.report:
-            write_whole(args.report, report([each.entry for each in finished.values()], shown(args.report.stem)))
+            write_whole(
+                args.report, report([each.entry for each in finished.values() if each.entry], shown(args.report.stem))
+            )
 
     with terminated_like_interrupted(), tqdm(total=len(names), unit=" photos") as bar:
         saved = time.monotonic()
