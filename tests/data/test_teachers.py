@@ -201,10 +201,10 @@ def test_zero_is_no_measurement_where_it_stands_apart():
 
 def test_holes_do_not_stretch_the_rest_and_near_maps_have_none():
     depth = np.float32([[0, 2, 4], [6, 0, 3]])
-    camera = Teacher({"name": "dir:d"}, "far", None, slow=False, holes=True)
+    camera = Teacher({"name": "dir:d"}, "far", lambda records: [], slow=False, holes=True)
     expected = [[np.nan, 1, 0.5], [0, np.nan, 0.75]]
     np.testing.assert_array_equal(teachers.unit_nearness(depth, camera, "a"), np.float16(expected))
-    disparity = Teacher({"name": "dir:d"}, "near", None, slow=False)
+    disparity = Teacher({"name": "dir:d"}, "near", lambda records: [], slow=False)
     np.testing.assert_array_equal(teachers.unit_nearness(depth, disparity, "a"), np.float16(depth / 6))
     with pytest.raises(UserError, match="same depth everywhere"):
         teachers.unit_nearness(np.float32([[0, 5], [5, 5]]), camera, "a")
