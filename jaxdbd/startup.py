@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
         return command() or 0
     except KeyboardInterrupt:

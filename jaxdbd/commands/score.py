@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxdbd.decoding import Undecodable
 from jaxdbd.errors import UserError
-from jaxdbd.files import files_by_stem, read_names, shown, shown_apart
+from jaxdbd.files import check_no_folder, files_by_stem, read_names, shown, shown_apart
 from jaxdbd.masks import read_map, read_mask
 from jaxdbd.parallel import in_turn, parallel_map
 from jaxdbd.photos import SUFFIXES
@@ -155,6 +155,7 @@ def score_pairs(pairs: Sequence[Pair], allow_uniform_masks: bool = False) -> tup
 
 def run(args: argparse.Namespace) -> None:
     """Score the maps of args.pred, print the table, write what was asked for."""
+    check_no_folder(args.json, args.csv)
     pairs = pair_up(args.pred, args.gt, args.names, args.pred_white, args.gt_white)
     images, resized = score_pairs(pairs, args.allow_uniform_masks)
     results = {"name": shown(args.pred.resolve().name), "resized": resized, **summarize(images)}
