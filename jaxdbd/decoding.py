@@ -286,7 +286,11 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
 
 def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated: bool) -> Image.Image:
     """Samples of any kind as a Pillow picture: grey of 16 bits or floating point, color and alpha of 8 bits."""
-    kind, largest = array.dtype.kind, float(np.nan_to_num(array[np.isfinite(array)].max(initial=0)))
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8) * np.uint8(255)
+    kind = array.dtype.kind
+    parts = (array[rows] for rows in strips_of(array))
+    largest = max(float(part.max(initial=0, where=np.isfinite(part))) for part in parts)
     if kind == "f":
         white = max(1.0, largest)
     elif array.dtype.itemsize <= 2:

@@ -117,6 +117,13 @@ def write_whole(path: Path, content: bytes | memoryview | str) -> None:
         unfinished.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
 
 
+def check_no_folder(*paths: Path | None) -> None:
+    """Raises UserError where a folder lies in the place of a file that is to be written in the end."""
+    for path in paths:
+        if path is not None and os.path.isdir(path):
+            raise os_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path, "cannot be written")
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it. Raises UserError where that fails."""
     with os_errors_in_one_line(folder, "cannot be made a folder"):

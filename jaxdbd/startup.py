@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -51,6 +52,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
         return command() or 0
     except KeyboardInterrupt:
