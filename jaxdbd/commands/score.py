@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from jaxdbd.errors import UserError
 from jaxdbd.files import files_by_stem, read_names
 from jaxdbd.parallel import parallel_map
+from jaxdbd.paths import as_path, local_path
 from jaxdbd.photos import SUFFIXES
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
@@ -33,13 +34,15 @@ class Pair:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd score`."""
-    parser.add_argument("--pred", type=Path, required=True, help="folder of 8-bit maps")
-    parser.add_argument("--gt", type=Path, required=True, help="folder of masks; stems match those of the maps")
+    parser.add_argument("--pred", type=local_path, required=True, help="folder of 8-bit maps")
+    parser.add_argument("--gt", type=local_path, required=True, help="folder of masks; stems match those of the maps")
     parser.add_argument("--gt_white", choices=("blur", "focus"), required=True, help="what white means in the masks")
     parser.add_argument("--pred_white", choices=("blur", "focus"), default="focus", help="... in the maps (focus)")
-    parser.add_argument("--names", type=Path, help="text file with the images to score, one name a line (all masks)")
-    parser.add_argument("--json", type=Path, help="write the numbers here, for `jaxdbd compare`")
-    parser.add_argument("--csv", type=Path, help="write the per-image values here")
+    parser.add_argument(
+        "--names", type=local_path, help="text file with the images to score, one name a line (all masks)"
+    )
+    parser.add_argument("--json", type=as_path, help="write the numbers here, for `jaxdbd compare`")
+    parser.add_argument("--csv", type=as_path, help="write the per-image values here")
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:

@@ -6,6 +6,7 @@ tensors needs. Each of them stands for a harmless function of this file; any oth
 """
 
 import io
+import os
 import pickle
 import zipfile
 import zlib
@@ -63,7 +64,7 @@ def read_numpy_pickle(path: str | Path) -> Any:
         return _finish(_unpickle(path, file), lambda _tensor: None)
 
 
-def state_dict(tree: Any, path: str | Path) -> dict[str, np.ndarray]:
+def state_dict(tree: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Looks for the arrays by name in `tree`, inside `{'state_dict': ...}` and the like; strips `module.` prefixes."""
     for _ in range(4):
         if not isinstance(tree, dict):

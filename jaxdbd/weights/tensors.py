@@ -1,23 +1,34 @@
 """The arrays of a file by name: `.safetensors`, `.npz` or PyTorch's."""
 
+import contextlib
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import is_file, local_file
+from jaxdbd.paths import as_path
 from jaxdbd.weights.pth import read_pth, state_dict
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays by name of a `.safetensors`, an `.npz` or a PyTorch file, whichever its suffix and bytes say it is."""
-    path = Path(path)
-    if not path.is_file():
+    path = as_path(path)
+    if not is_file(path):
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
             return state_dict({name: file.get_tensor(name) for name in file.keys()}, path)  # noqa: SIM118
+    with local_file(path) as file:
+        return _read_others(file)
+
+
+def _read_others(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -27,9 +38,13 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     return read_pth(path)
 
 
-def open_safetensors(path: Path):
-    """The open file. Raises UserError where it is no safetensors file."""
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a safetensors file ({error})") from error
+@contextlib.contextmanager
+def open_safetensors(path: str | os.PathLike) -> Iterator[Any]:
+    """The open file, local or of a store. Raises UserError where it is no safetensors file."""
+    with local_file(path) as local:
+        try:
+            opened = safetensors.safe_open(local, framework="numpy")
+        except safetensors.SafetensorError as error:
+            raise UserError(f"{path}: not a safetensors file ({error})") from error
+        with opened as file:
+            yield file
