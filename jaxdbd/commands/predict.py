@@ -3,7 +3,6 @@
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
