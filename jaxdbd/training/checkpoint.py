@@ -1,6 +1,8 @@
 """Training state on disk, with Orbax: asynchronous, atomic, restorable on another number of devices or processes."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +16,17 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
+from jaxdbd.paths import as_path, is_remote, is_store_error
+
+# TensorStore's names for what does not tell that an object is damaged.
+REFUSALS = (
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"),
+    *("PERMISSION_DENIED", "UNAUTHENTICATED"),
+)
 
 
-def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+def open_manager(folder: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
     """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE."""
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every rename, and of every save without an evaluation
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(keep),
@@ -30,7 +38,52 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy, best_fn=lambda m: m["mae"], best_mode="min", enable_async_checkpointing=True
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    folder = as_path(folder)
+    # Orbax tells of every rename, of every save without an evaluation, and several times of what we say in one line.
+    logging.set_verbosity(logging.FATAL if is_remote(folder) else logging.ERROR)
+    with store_errors(folder):
+        return ocp.CheckpointManager(folder if is_remote(folder) else folder.absolute(), options=options)
+
+
+@contextlib.contextmanager
+def store_errors(folder: os.PathLike) -> Iterator[None]:
+    """Within, what goes wrong between Orbax and a store is one UserError; with a local folder everything is as it was.
+
+    TensorStore and Orbax hand on what a store says through many exception types, which none of their interfaces names.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_remote(as_path(folder)):
+            raise
+        raise UserError(
+            f"{folder}: the store did not take or give a checkpoint ({first_line(error)}); those before it are "
+            "untouched: the same command goes on from the last of them"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the description of the array that TensorStore ends it with."""
+    text = (str(error).splitlines() or [""])[0].partition(" [tensorstore_spec")[0]
+    return f"{type(error).__name__}: {text}"
+
+
+@contextlib.contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Within, the manager is open; at the end what it still writes is finished."""
+    try:
+        yield
+    finally:
+        with store_errors(manager.directory):
+            manager.close()
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Until all that was started is written. Raises UserError where a store did not take it."""
+    with store_errors(manager.directory):
+        manager.wait_until_finished()
 
 
 def git_revision() -> str:
@@ -67,7 +120,8 @@ def save(
     """
     meta = {"config": config, "git": git_revision(), "data": data.get_state()}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-    manager.save(step, args=args, metrics=metrics, force=True)
+    with store_errors(manager.directory):
+        manager.save(step, args=args, metrics=metrics, force=True)
 
 
 def restore(
@@ -75,7 +129,7 @@ def restore(
 ) -> Any | None:
     """The newest checkpoint that can be read, or None where there is none; `data` is moved to where it stood.
 
-    One that cannot be read is passed over with a warning, and renamed so that the run can write its step again.
+    One that cannot be read is passed over with a warning, and set aside so that the run can write its step again.
 
     Args:
       manager: of the run's folder.
@@ -90,7 +144,7 @@ def restore(
     for step in sorted(manager.all_steps(), reverse=True):
         meta = _read(manager, step, "meta", ocp.args.JsonRestore())
         if meta is not None:
-            check_same_run(Path(manager.directory), meta["config"], config)
+            check_same_run(manager.directory, meta["config"], config)
             state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
             if state is not None:
                 break
@@ -112,9 +166,16 @@ def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.Ch
     try:
         return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
     except Exception as error:
-        reason = f"{part}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{part}: {first_line(error)}"
+        if is_remote(manager.directory) and is_refusal(error):
+            raise UserError(f"{manager.directory}: the store does not give checkpoint {step} ({reason})") from error
         _warn(f"checkpoint {manager.directory / str(step)} is damaged, passed over ({reason})")
         return None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a store would not give what may well be whole: it was out of reach, or we may not read there."""
+    return is_store_error(error) or any(status in str(error) for status in REFUSALS)
 
 
 def _warn(text: str) -> None:
@@ -122,17 +183,24 @@ def _warn(text: str) -> None:
 
 
 def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
-    """Renames damaged checkpoints, once for all processes."""
+    """Takes damaged checkpoints out of the way, once for all processes: renamed, or in a store unmarked.
+
+    A store renames a folder object by object. What Orbax takes for a checkpoint there has `commit_success.txt`.
+    """
     if not steps:
         return
     if jax.process_index() == 0:
         for step in steps:
-            (manager.directory / str(step)).rename(manager.directory / f"damaged_{step}")
-    ocp.multihost.sync_global_processes("damaged checkpoints renamed")
+            folder = manager.directory / str(step)
+            if is_remote(folder):
+                (folder / "commit_success.txt").unlink()
+            else:
+                folder.rename(manager.directory / f"damaged_{step}")
+    ocp.multihost.sync_global_processes("damaged checkpoints set aside")
     manager.reload()
 
 
-def check_same_run(folder: Path, saved: dict, current: dict) -> None:
+def check_same_run(folder: os.PathLike, saved: dict, current: dict) -> None:
     """Raises UserError, saying what differs, where two configs do not describe the same network and optimizer state."""
     differing = [
         f"{name}: {old!r} -> {new!r}"
