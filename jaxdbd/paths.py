@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
+import fsspec.config
 from etils import epath
 
 from jaxdbd.errors import UserError

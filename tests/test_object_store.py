@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grain
@@ -47,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def store(folder) -> dict[str, str]:
+def store(folder) -> Iterator[dict[str, str]]:
     """A running store, for this process too; its environment variables."""
     with running_store(folder) as (environment, _), pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -372,8 +373,9 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(store, monkeypatch):
 
 def run(*command: str) -> subprocess.CompletedProcess:
     ours = {"PYTHONPATH": str(tiny.ROOT)}  # rather than what is installed
-    command = [sys.executable, *command]
-    return subprocess.run(command, env=os.environ | ours, capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [sys.executable, *command], env=os.environ | ours, capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_run(path: os.PathLike) -> dict:
     """A run's numbers from its JSON file or from the folder of `evaluate --out`. Raises UserError for other files."""
+    path = as_path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
         run = json.loads(read_text(path))

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also <stem>.binary.png: 255 where the probability is above T (the threshold that came with the weights)",
     )
     parser.add_argument("--csv", type=local_path, help="a row per photograph: path, fraction in focus, depth, error")
-    parser.add_argument("--report", type=local_path, help="a contact sheet, one HTML page: the sharpest first, with filters")
+    parser.add_argument("--report", type=local_path, help="a contact sheet, one page: the sharpest first, with filters")
 
 
 def run(args: argparse.Namespace) -> int:
