@@ -2,14 +2,16 @@
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import read_text
+from jaxdbd.paths import as_path
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import f_measure
 
@@ -32,7 +34,7 @@ POOLED = (("ddff", "iou", "ddff"), ("dd", "f", "dd"))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd compare`."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="JSON", help="from `score --json`, or an evaluate --out")
+    parser.add_argument("runs", type=as_path, nargs="+", metavar="JSON", help="of `score --json`, or an evaluate --out")
     parser.add_argument(
         "--benchmark",
         choices=sorted(BENCHMARK_OF_DATASET.values()),
@@ -40,13 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_run(path: Path) -> dict:
+def read_run(path: os.PathLike) -> dict:
     """A run's numbers from its JSON file or from the folder of `evaluate --out`. Raises UserError for other files."""
+    path = as_path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        run = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        run = json.loads(read_text(path))
     except ValueError as error:
         raise UserError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(run, dict) or not {"name", "ddff", "images"} <= set(run):
