@@ -82,9 +82,11 @@ def all_uniform(
     source: sources.Source, splits: dict[str, list[sources.Pair]], findings: dict[str, list[Finding]]
 ) -> list[str]:
     """The problem that no mask of the whole set has both what is in focus and what is not, if so."""
-    masks = [pair.mask for pairs in splits.values() for pair in pairs]
-    uniform = [finding.uniform for found in findings.values() for finding in found]
-    if not masks or None in masks or None in uniform:
+    pairs = [pair for found in splits.values() for pair in found]
+    masks = [pair.mask for pair in pairs if pair.mask]
+    every = [finding.uniform for found in findings.values() for finding in found]
+    uniform = [value for value in every if value is not None]
+    if not masks or len(masks) < len(pairs) or len(uniform) < len(every):
         return []
     values = ", ".join(f"{uniform.count(value)} hold {value} alone" for value in sorted(set(uniform)))
     return [

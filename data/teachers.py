@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float16
@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # The Transformers models whose polarity follows from their kind.
 HF_POLARITY = {"dpt": "near", "depth_anything": "near", "zoedepth": "far", "glpn": "far", "depth_pro": "far"}
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
+STRETCHED = (1.0, 255.0, 65535.0)  # the largest values of maps that do not measure, but tell an order
 LEAST_DISTANCE = 0.01  # of the largest, choice of ours: what depth cameras measure lies beyond
 BATCH = 8
 
@@ -126,9 +127,9 @@ def unit_nearness(raw: Float[np.ndarray, "h w"], teacher: Teacher, name: str) ->
 
 
 def unmeasured(depth: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Where 0 in a map of distances says that nothing was measured: it stands apart from every other value.
+    """Where 0 in a map of distances says that nothing was measured: no distance is 0.
 
-    In a map that was stretched to begin at 0, the next value lies as close to it as values do to each other.
+    A map stretched to all of [0, 1], 8 or 16 bits may begin there, unless its 0 stands apart from every other value.
     """
     zero = depth == 0
     values = np.unique(depth[~zero])
@@ -136,7 +137,7 @@ def unmeasured(depth: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         return np.zeros(depth.shape, bool)
     step = float(np.median(np.diff(values))) if values.size > 1 else 0.0
     apart = values[0] >= max(LEAST_DISTANCE * values[-1], 3 * step)
-    return zero & apart
+    return zero & (apart or values[-1] not in STRETCHED)
 
 
 def fill_holes(near: Float16[np.ndarray, "h w"]) -> Float16[np.ndarray, "h w"]:
@@ -144,7 +145,7 @@ def fill_holes(near: Float16[np.ndarray, "h w"]) -> Float16[np.ndarray, "h w"]:
     holes = np.isnan(near)
     if not holes.any():
         return near
-    rows, columns = distance_transform_edt(holes, return_distances=False, return_indices=True)
+    rows, columns = cast(np.ndarray, distance_transform_edt(holes, return_distances=False, return_indices=True))
     return near[rows, columns]
 
 

@@ -12,11 +12,11 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_error, shown
@@ -175,7 +175,7 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head:
         return _open_heif(path, file)
     try:
-        picture = _errors_in_one_line(path, lambda: Image.open(file, formats=_formats()))
+        picture = _errors_in_one_line(path, lambda: Image.open(cast(IO[bytes], file), formats=_formats()))
     except Undecodable:
         if not is_tiff:
             raise
@@ -200,7 +200,7 @@ def _formats() -> list[str]:
 
 def _look_at_tags(path: Path, picture: Image.Image) -> tuple[int, bool]:
     """The bits per sample of a TIFF, and whether Pillow misreads its samples. Raises UserError for RAW."""
-    tags = picture.tag_v2
+    tags = cast(TiffImagePlugin.TiffImageFile, picture).tag_v2
     _refuse_raw(path, tags)
     bits, unsigned = max(tags.get(BITS, (1,))), tags.get(SAMPLE_FORMAT, (1,))[0] == 1
     planes, negative = tags.get(PLANAR) == 2, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
@@ -270,8 +270,8 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
     import tifffile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of every odd tag, and names no file
-    with tifffile.TiffFile(file) as tiff:
-        page = tiff.pages[0]
+    with tifffile.TiffFile(cast(IO[bytes], file)) as tiff:
+        page = cast(tifffile.TiffPage, tiff.pages[0])
         _refuse_raw(path, {tag.code: tag.value for tag in page.tags})
         _check_size(path, page.imagewidth, page.imagelength)
         try:
@@ -286,7 +286,11 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
 
 def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated: bool) -> Image.Image:
     """Samples of any kind as a Pillow picture: grey of 16 bits or floating point, color and alpha of 8 bits."""
-    kind, largest = array.dtype.kind, float(np.nan_to_num(array[np.isfinite(array)].max(initial=0)))
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8) * np.uint8(255)
+    kind = array.dtype.kind
+    parts = (array[rows] for rows in strips_of(array))
+    largest = max(float(part.max(initial=0, where=np.isfinite(part))) for part in parts)
     if kind == "f":
         white = max(1.0, largest)
     elif array.dtype.itemsize <= 2:
@@ -304,7 +308,8 @@ def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated
         out[rows] = np.rint(part * 65535) if deep else np.minimum(np.rint(part * 65535) // 256, 255)
     if deep:
         return Image.fromarray(out)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if separated else "RGBA"}[out.shape[2]]
+    channels = int(array.shape[2])
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "CMYK" if separated else "RGBA"}[channels]
     picture = Image.fromarray(np.ascontiguousarray(out[..., 0] if mode == "L" else out), mode)
     if kind in "ui" and white == 65535:
         picture.info |= {"sixteen_bits": True, "largest": int(largest)}

@@ -37,9 +37,9 @@ def os_error(error: OSError, path: str | os.PathLike | None = None, what: str = 
     path = error.filename if path is None else path
     where = f"{shown(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
     reason = error.strerror or shown(str(error)) or type(error).__name__
-    if error.errno == errno.ENOENT and where and os.path.islink(path):
+    if error.errno == errno.ENOENT and path is not None and where and os.path.islink(path):
         reason = f"a link to {shown(os.readlink(path))}, which is not there"
-    remedy = REMEDIES.get(error.errno)
+    remedy = REMEDIES.get(error.errno or 0)
     return UserError(f"{where}{what}: {reason}" + (f" ({remedy})" if remedy else ""))
 
 
@@ -62,8 +62,8 @@ def refusal(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return str(os_error(error))
     chain = [error]
-    while chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    while before := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(before)
     for each in chain:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             if os.strerror(number) in str(each):
@@ -134,6 +134,13 @@ def write_whole(path: str | os.PathLike, content: bytes | memoryview | str) -> N
         return
     with whole_file(path) as unfinished:
         unfinished.write_bytes(content)
+
+
+def check_no_folder(*paths: os.PathLike | None) -> None:
+    """Raises UserError where a folder lies in the place of a file that is to be written in the end."""
+    for path in paths:
+        if path is not None and os.path.isdir(path):
+            raise os_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path, "cannot be written")
 
 
 def make_folder(folder: str | os.PathLike) -> None:

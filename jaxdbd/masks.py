@@ -26,7 +26,7 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     with opened(path) as picture, in_turn(picture.width * picture.height):
         lossy = picture.format in LOSSY
         grey, top = _one_channel(path, decoded(path, picture), lossy)
-    counts = sum(np.bincount(part.ravel(), minlength=top + 1) for part in _parts(grey))
+    counts = np.sum([np.bincount(part.ravel(), minlength=top + 1) for part in _parts(grey)], axis=0)
     if reason := not_black_and_white(counts, lossy):
         raise UserError(f"{shown(path)}: {reason}")
     return grey if top == 255 else (grey >> 8).astype(np.uint8)
@@ -37,7 +37,7 @@ def read_map(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     with opened(path) as picture, in_turn(picture.width * picture.height):
         grey, top = _one_channel(path, decoded(path, picture), picture.format in LOSSY)
     if top != 255:
-        raise UserError(f"{shown(path)} is not an 8-bit image: save it with 0..255")
+        raise UserError(f"{shown(path)}: not an 8-bit image: save it with 0..255")
     return grey
 
 
@@ -74,7 +74,7 @@ def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[S
             grey[at : at + len(values)] = values
         return grey, 65535
     if picture.mode == "F":
-        raise UserError(f"{shown(path)} is not an 8-bit image (floating point): save it with 0 and 255")
+        raise UserError(f"{shown(path)}: not an 8-bit image (floating point): save it with 0 and 255")
     alpha = set()
     grey = np.empty((picture.height, picture.width), np.uint8)
     for at, strip in strips(picture):

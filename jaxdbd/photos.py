@@ -198,8 +198,9 @@ def _grey_to_rgb(picture: Image.Image) -> tuple[Image.Image, float, float]:
         white = float(picture.info.get("white", 65535))  # 16 bits, be it in a container of 32
     out = Image.new("RGB", picture.size)
     for top, strip in strips(picture):
-        values = _finite(strip) * (255 / white) if picture.mode == "F" else _finite(strip) / (white / 255)
-        out.paste(Image.fromarray(np.rint(values.clip(0, 255)).astype(np.uint8)).convert("RGB"), (0, top))
+        values = _finite(strip).clip(0, white)
+        values = values * (255 / white) if picture.mode == "F" else values / (white / 255)
+        out.paste(Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB"), (0, top))
     return out, largest, 0.0 if picture.mode == "F" else white
 
 
@@ -219,7 +220,7 @@ def _dark(path: str | Path, largest: float, white: float) -> str:
 
 def _largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None) -> float:
     """The largest value of a color photograph of 16 bits, of which `picture` holds the high byte."""
-    high = max(top for _, top in picture.getextrema()[:3])
+    high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
     if "largest" in picture.info:
         return float(picture.info["largest"])
     if high >= DARK * 256 or picture.width * picture.height > LARGE:

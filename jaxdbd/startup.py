@@ -1,11 +1,14 @@
 """What a command settles before it starts: where memory comes from, and where compiled programs are kept."""
 
 import contextlib
+import io
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import jax
 
@@ -47,8 +50,9 @@ def exit_status(command: Callable[[], int | None]) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
-            stream.reconfigure(errors="backslashreplace")
+            cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
         return command() or 0
     except KeyboardInterrupt:

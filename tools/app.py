@@ -54,7 +54,7 @@ def screenshots(address: str, number: int) -> list[Image.Image]:
     options = webdriver.ChromeOptions()
     for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{argument}")
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = shutil.which("chromium") or "chromium"
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
     def shot():

@@ -158,7 +158,7 @@ def faults(outcomes: Sequence[Outcome]) -> list[str]:
 
 def main() -> int:
     """Damages and reads; returns 1 where anything but results and refusals came out."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=2000, help="pictures, and as many weights files (2000)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other damage (0)")
     args = parser.parse_args()

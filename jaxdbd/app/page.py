@@ -192,7 +192,7 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
         entry = session.entries[photograph.number]
         height, width = photograph.predicted.size
         name.set_text(f"{entry.name}, {width} x {height}")
-        told.set_text(f"sharpness {entry.found.score:.2f}, {verdict(entry.found)}")
+        told.set_text(sharpness_line(entry))
         slider.set_value(session.network.threshold)
         at_threshold()
 
@@ -237,3 +237,8 @@ def contact_sheet(session: Session, token: str) -> None:
             left.set_text(f"{done} of {total}, about {seconds:.0f} s to go")
 
     ui.timer(0.5, send)
+
+
+def sharpness_line(entry: Entry) -> str:
+    """The score and the verdict of a photograph that could be read."""
+    return f"sharpness {entry.found.score:.2f}, {verdict(entry.found)}" if entry.found else ""

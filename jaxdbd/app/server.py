@@ -17,7 +17,7 @@ from starlette.background import BackgroundTask
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from jaxdbd.app import page
-from jaxdbd.app.session import Session, add_upload, close, network, overlay_jpeg, table
+from jaxdbd.app.session import Photograph, Session, add_upload, close, network, overlay_jpeg, table
 from jaxdbd.app.sheet import Entry, jpeg
 from jaxdbd.errors import UserError
 from jaxdbd.input.geometry import to_size
@@ -142,14 +142,19 @@ def add_routes(sessions: Mapping[str, Session]) -> None:
         photograph = session.looked_at
         if photograph is None or photograph.number != number or ending not in page.DOWNLOADS:
             raise HTTPException(404)
-        with tempfile.NamedTemporaryFile(dir=session.folder.name, delete=False) as place:
-            name = Path(place.name)
-        try:
-            write_prediction(photograph.predicted, name, [ending], threshold)
-        except UserError as error:  # the folder's photograph was changed or taken away meanwhile
-            raise HTTPException(409, str(error)) from error
-        finally:
-            name.unlink()
-        written = name.with_name(name.name + ending)
+        written = write_download(session, photograph, ending, threshold)
         stem = Path(session.sources[number].name).stem
         return FileResponse(written, filename=stem + ending, background=BackgroundTask(written.unlink, True))
+
+
+def write_download(session: Session, photograph: Photograph, ending: str, threshold: float) -> Path:
+    """Writes the file that `predict` would, under a name of its own in the session's folder. Raises HTTPException."""
+    with tempfile.NamedTemporaryFile(dir=session.folder.name, delete=False) as place:
+        name = Path(place.name)
+    try:
+        write_prediction(photograph.predicted, name, [ending], threshold)
+    except UserError as error:  # the folder's photograph was changed or taken away meanwhile
+        raise HTTPException(409, str(error)) from error
+    finally:
+        name.unlink()
+    return name.with_name(name.name + ending)

@@ -170,10 +170,10 @@ def look(session: Session, number: int) -> Photograph:
     source, used, generation = session.sources[number], session.network, session.generation
     try:
         with photograph(source.path) as (picture, remark):
-            size, side = picture.size[::-1], used.model.size
+            size, side = (picture.height, picture.width), used.model.size
             square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
             small = size_within(size, min(PREVIEW, max(size)))
-            preview = np.asarray(picture.resize(small[::-1], Image.Resampling.BICUBIC, reducing_gap=2))
+            preview = np.asarray(picture.resize((small[1], small[0]), Image.Resampling.BICUBIC, reducing_gap=2))
     except UserError as error:
         line = source.line(error)
         session.entries.setdefault(number, Entry(source.name, ("", "", line)))

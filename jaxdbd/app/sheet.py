@@ -91,7 +91,7 @@ def _veil(levels: UInt8[np.ndarray, "h w"]) -> bytes:
 
 def cell(entry: Entry, number: int, thumbnail: str, veil: str) -> dict[str, Any]:
     """What sheet.js needs of the entry with this number; `thumbnail` and `veil` are the addresses of the two."""
-    if entry.found is None:
+    if entry.found is None or entry.size is None:
         return {"number": number, "name": entry.name, "verdict": "cannot be read", "error": entry.row[-1]}
     height, width = entry.size
     return {

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import read_text
-from jaxdbd.paths import as_path
+from jaxdbd.files import name_key, read_text, shown
+from jaxdbd.paths import as_path, is_remote
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import f_measure
 
@@ -45,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read_run(path: os.PathLike) -> dict:
     """A run's numbers from its JSON file or from the folder of `evaluate --out`. Raises UserError for other files."""
     path = as_path(path)
-    path = path / "results.json" if path.is_dir() else path
+    is_folder = path.is_dir() if is_remote(path) else os.path.isdir(path)
+    path = path / "results.json" if is_folder else path
     try:
         run = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(run, dict) or not {"name", "ddff", "images"} <= set(run):
-        raise UserError(f"{path} was not written by `jaxdbd score --json` or `jaxdbd evaluate --out`")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shown(path)} is not a JSON file: {error}") from error
+    known = isinstance(run, dict) and {"name", "ddff", "images"} <= set(run) and isinstance(run["images"], list)
+    if not known or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in run["images"]):
+        raise UserError(f"{shown(path)} was not written by `jaxdbd score --json` or `jaxdbd evaluate --out`")
     return run
 
 
@@ -101,12 +103,12 @@ def paired_differences(a: dict, b: dict) -> list[tuple[str, str, float, float, f
     The same images are drawn for both runs, so what makes an image hard for both cancels. Raises UserError where the
     two runs are not about the same images.
     """
-    rows_a = {row["id"].lower(): row for row in a["images"]}
-    rows_b = {row["id"].lower(): row for row in b["images"]}
+    rows_a = {name_key(row["id"]): row for row in a["images"]}
+    rows_b = {name_key(row["id"]): row for row in b["images"]}
     if rows_a.keys() != rows_b.keys():
         odd = sorted(rows_a.keys() ^ rows_b.keys())
         raise UserError(
-            f"{a['name']} and {b['name']} differ in {len(odd)} images (such as {odd[0]}): score the same set"
+            f"{a['name']} and {b['name']} differ in {len(odd)} images (such as {shown(odd[0])}): score the same set"
         )
     ids = sorted(rows_a)
     xs, ys = [rows_a[i] for i in ids], [rows_b[i] for i in ids]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, shown, write_whole
+from jaxdbd.files import check_no_folder, make_folder, shown, write_whole
 from jaxdbd.paths import local_path
 from jaxdbd.photos import SUFFIXES, find_photographs
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     model, variables = weights.load(args.weights)
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
+    check_no_folder(args.csv, args.report)
     for folder in {args.out} | {path.parent for path in (args.csv, args.report) if path}:
         make_folder(folder)
     done: dict[Path, Done] = {}
@@ -88,7 +89,9 @@ def run(args: argparse.Namespace) -> int:
         if args.csv:
             write_whole(args.csv, csv_text([path, *each.row] for path, each in finished.items()))
         if args.report:
-            write_whole(args.report, report([each.entry for each in finished.values()], shown(args.report.stem)))
+            write_whole(
+                args.report, report([each.entry for each in finished.values() if each.entry], shown(args.report.stem))
+            )
 
     with terminated_like_interrupted(), tqdm(total=len(names), unit=" photos") as bar:
         saved = time.monotonic()

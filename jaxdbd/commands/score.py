@@ -13,14 +13,14 @@ from PIL import Image
 
 from jaxdbd.decoding import Undecodable
 from jaxdbd.errors import UserError
-from jaxdbd.files import files_by_stem, read_names, shown, shown_apart
+from jaxdbd.files import check_no_folder, files_by_stem, read_names, shown, shown_apart
 from jaxdbd.masks import read_map, read_mask
 from jaxdbd.parallel import in_turn, parallel_map
 from jaxdbd.paths import as_path, local_path
 from jaxdbd.photos import SUFFIXES
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
-from jaxdbd.scoring.structure import score_image
+from jaxdbd.scoring.structure import MOST_PIXELS, score_image
 
 SQUARE = 0.05  # choice of ours, on the logarithm of width / height: closer to 0 there is no telling how it lies
 
@@ -43,6 +43,7 @@ class PairScores(NamedTuple):
     resized: bool  # whether the map had to be resized to its mask
     uniform: bool  # whether the mask has one value
     map_largest: int
+    reduced: bool  # whether its structure measures are of a smaller map
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +124,8 @@ def score_pair(pair: Pair) -> PairScores:
     check_turned(pair, focus.shape, mask.shape)
     with in_turn(mask.size):
         images = score_image(pair.stem, resize(focus, mask.shape), mask)
-    return PairScores(images, focus.shape != mask.shape, int(mask.min()) == int(mask.max()), int(focus.max()))
+    uniform = int(mask.min()) == int(mask.max())
+    return PairScores(images, focus.shape != mask.shape, uniform, int(focus.max()), mask.size > MOST_PIXELS)
 
 
 def _score_or_refuse(pair: Pair) -> PairScores | UserError:
@@ -149,11 +151,14 @@ def score_pairs(pairs: Sequence[Pair], allow_uniform_masks: bool = False) -> tup
             f"{shown(pairs[0].gt.parent)}: no mask has both focus and blur, each is of one value: look at them, and "
             "pass --allow_uniform_masks if that is meant"
         )
+    if large := sum(result.reduced for result in results):
+        print(f"{large} masks have over {MOST_PIXELS / 1e6:.1f} megapixels: their structure measures are of that many")
     return [result.scores for result in results], sum(result.resized for result in results)
 
 
 def run(args: argparse.Namespace) -> None:
     """Score the maps of args.pred, print the table, write what was asked for."""
+    check_no_folder(args.json, args.csv)
     pairs = pair_up(args.pred, args.gt, args.names, args.pred_white, args.gt_white)
     images, resized = score_pairs(pairs, args.allow_uniform_masks)
     results = {"name": shown(args.pred.resolve().name), "resized": resized, **summarize(images)}

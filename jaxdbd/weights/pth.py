@@ -121,7 +121,7 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:
                 return storages[storage.key]
 
             return _finish(tree, lambda tensor: _view(path, tensor, load))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _damaged(path, str(error)) from error
 
 
@@ -310,7 +310,10 @@ for _home in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _ADMITTED[f"{_home}._reconstruct"] = _Admitted(_NumpyArray)
 
 
-class _Unpickler(pickle.Unpickler):
+# Python's own unpickler, and not the one in C: that fills memory up to whatever number a damaged memo key holds.
+class _Unpickler(pickle._Unpickler):
+    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if k != pickle.BYTEARRAY8[0]}  # noqa: RUF012
+
     def __init__(self, path: str | Path, file: io.BufferedIOBase, storages: dict[str, _Storage]):
         # latin1 maps every byte to one character: what Python 2 wrote stays readable.
         super().__init__(file, encoding="latin1")

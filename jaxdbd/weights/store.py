@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -142,11 +143,15 @@ def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
     )
 
 
-@functools.lru_cache(maxsize=8)
 def shapes(model: DepthDistilledDBD) -> Variables:
     """The model's variables as shapes and dtypes, with nothing computed."""
+    return _shapes(cast(Hashable, model))  # as Flax makes its modules, which their type does not say
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(model: Hashable) -> Variables:
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
+    return jax.eval_shape(cast(DepthDistilledDBD, model).init, jax.random.key(0), image)
 
 
 def _config(model: DepthDistilledDBD) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from jaxdbd.files import is_file, local_file, os_errors_in_one_line, shown
 from jaxdbd.paths import as_path, is_remote
 from jaxdbd.weights.pth import read_pth, state_dict
 
+# What zipfile and NumPy raise of damaged archives; NotImplementedError is a RuntimeError.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, SyntaxError, RuntimeError, MemoryError)
+
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays by name of a `.safetensors`, an `.npz` or a PyTorch file, whichever its bytes say it is.
@@ -39,7 +42,7 @@ def _read(local: Path, path: os.PathLike) -> dict[str, np.ndarray]:
         try:
             with np.load(local, allow_pickle=False) as file:
                 return state_dict(dict(file), path)
-        except (ValueError, EOFError, OSError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGED as error:
             raise UserError(f"{shown(path)}: not an .npz file of plain arrays ({_said(error)})") from error
     return read_pth(local)
 
@@ -73,7 +76,7 @@ def _kind(path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 return ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pth"
-        except (zipfile.BadZipFile, OSError, ValueError):
+        except DAMAGED:
             pass  # whoever reads it will say so
     return path.suffix
 

@@ -11,8 +11,10 @@ import optax
 import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
+from odd_files import one_line, small_disk  # noqa: F401
 
 from jaxdbd import weights
+from jaxdbd.__main__ import main
 from jaxdbd.commands import convert
 from jaxdbd.errors import UserError
 from jaxdbd.network.model import DepthDistilledDBD
@@ -175,6 +177,25 @@ def test_convert_save_and_load(tmp_path, vgg16_official, capsys):
         )
     notes = weights.read_metadata(tmp_path / "out.safetensors")
     assert "a.npz" in notes.license
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "model."])
+def test_names_that_a_trainer_wrapped(tmp_path, vgg16_official, prefix):
+    _, expected, _ = convert.from_official("vgg16", vgg16_official, "f")
+    np.savez(tmp_path / "a.npz", **{f"{prefix}{name}": array for name, array in vgg16_official.items()})
+    run(tmp_path / "a.npz", "vgg16", tmp_path / "out.safetensors")
+    _, variables = weights.load(tmp_path / "out.safetensors")
+    np.testing.assert_array_equal(
+        variables["params"]["fuse_focus"]["kernel"], expected["params"]["fuse_focus"]["kernel"]
+    )
+
+
+def test_a_full_disk_is_one_line(tmp_path, vgg16_official, small_disk, capsys):  # noqa: F811
+    np.savez(tmp_path / "a.npz", **vgg16_official)
+    out = small_disk / "out.safetensors"
+    assert main(["convert", str(tmp_path / "a.npz"), "--arch=vgg16", f"--out={out}"]) == 1
+    one_line(capsys.readouterr().err, f"{out}: cannot be written: No space left on device")
+    assert not list(small_disk.iterdir())
 
 
 def test_missing_and_misshapen_tensors_are_listed(tmp_path, vgg16_official):

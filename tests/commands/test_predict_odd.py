@@ -96,6 +96,13 @@ def test_dangling_links_raw_and_dark_photographs_are_named(weights_file, tmp_pat
     assert f"warning: {folder / 'dark.png'}: its largest value is 4080 of 65535" in capsys.readouterr().err
 
 
+def test_a_folder_in_the_tables_place_is_said_before_anything_is_done(weights_file, tmp_path, capsys):
+    save(tmp_path / "in" / "a.jpg", ramp())
+    assert run(weights_file, tmp_path / "in", "--out", tmp_path / "out", "--csv", tmp_path / "in") == 1
+    one_line(capsys.readouterr().err, f"{tmp_path / 'in'}: cannot be written: Is a directory")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_photograph_through_a_pipe(weights_file, tmp_path):
     content = save(tmp_path / "a.png", ramp()).read_bytes()
     os.mkfifo(tmp_path / "pipe")

@@ -238,8 +238,8 @@ def test_what_may_not_be_read_or_written_is_one_line(tmp_path):
     write_benchmark(raw, 3)
     readonly = tmp_path / "readonly"
     readonly.mkdir(mode=0o555)
-    flags = "['--dataset=folder', '--gt_white=focus', *sys.argv[1:]]"
-    code = f"import sys; from data import build; sys.exit(build.main({flags}))"
+    fixed = ["--dataset=folder", "--gt_white=focus"]
+    code = f"import sys; from data import build; sys.exit(build.main([*{fixed}, *sys.argv[1:]]))"
     done = without_rights(code, f"--manual_dir={raw}", f"--data_dir={readonly}")
     one_line(done.stderr, f"{readonly}", "Permission denied")
     (raw / "image" / "photo01.jpg").chmod(0)

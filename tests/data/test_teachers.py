@@ -190,22 +190,27 @@ def test_zero_is_no_measurement_where_it_stands_apart():
     depth = np.linspace(500, 5000, 48, dtype=np.float32).reshape(6, 8)
     depth[2, 3] = 0
     assert np.argwhere(teachers.unmeasured(depth)).tolist() == [[2, 3]]
+    planes = np.float32([[0, 1000, 1000], [3000, 3000, 0]])
+    np.testing.assert_array_equal(teachers.unmeasured(planes), planes == 0)
     for whole in (
         np.linspace(0, 1, 48).reshape(6, 8),  # stretched to begin at 0
-        np.arange(48.0).reshape(6, 8) // 2,  # as 8 bits are, with several zeros
+        np.arange(256.0).reshape(16, 16) // 2 * 255 // 127,  # as 8 bits are, with several zeros
         np.linspace(1, 2, 48).reshape(6, 8),
         np.zeros((6, 8)),
     ):
         assert not teachers.unmeasured(whole).any()
+    stretched = np.linspace(100, 255, 48).reshape(6, 8)
+    stretched[0, :3] = 0
+    assert teachers.unmeasured(stretched).sum() == 3
 
 
 def test_holes_do_not_stretch_the_rest_and_near_maps_have_none():
-    depth = np.float32([[0, 2, 4], [6, 0, 3]])
-    camera = Teacher({"name": "dir:d"}, "far", None, slow=False, holes=True)
+    depth = np.float32([[0, 12, 14], [16, 0, 13]])
+    camera = Teacher({"name": "dir:d"}, "far", list, slow=False, holes=True)
     expected = [[np.nan, 1, 0.5], [0, np.nan, 0.75]]
     np.testing.assert_array_equal(teachers.unit_nearness(depth, camera, "a"), np.float16(expected))
-    disparity = Teacher({"name": "dir:d"}, "near", None, slow=False)
-    np.testing.assert_array_equal(teachers.unit_nearness(depth, disparity, "a"), np.float16(depth / 6))
+    disparity = Teacher({"name": "dir:d"}, "near", list, slow=False)
+    np.testing.assert_array_equal(teachers.unit_nearness(depth, disparity, "a"), np.float16(depth / 16))
     with pytest.raises(UserError, match="same depth everywhere"):
         teachers.unit_nearness(np.float32([[0, 5], [5, 5]]), camera, "a")
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import resource
 import struct
 import zipfile
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_whole_networks_and_trainers_checkpoints_say_how_to_get_at_the_tensors(t
         with pytest.raises(UserError, match=rf"asks for {module}\.{name}.*{remedy}") as caught:
             read_pth(path)
         assert "\n" not in str(caught.value)
+
+
+def test_numbers_in_a_pickle_do_not_fill_the_memory(tmp_path):
+    for bomb in (b"r\xff\xff\xff\x6f", b"\x96" + struct.pack("<Q", 1 << 33), b"\x8d" + struct.pack("<Q", 1 << 40)):
+        path = tmp_path / "a.pth"
+        path.write_bytes(b"\x80\x02N" + bomb + b".")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError):
+            read_pth(path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # kB
 
 
 def test_a_file_that_unpacks_to_far_more_than_it_is(tmp_path):
