@@ -16,8 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from etils import epath
+
 from jaxdbd.errors import UserError
 from jaxdbd.files import write_whole
+from jaxdbd.paths import as_path, local_path
 from jaxdbd.startup import exit_status
 from jaxdbd.training.config import load_config, load_module
 from jaxdbd.training.logs import read_metrics
@@ -29,8 +32,8 @@ MEASURES = {"mae": "MAE ↓", "f": "F ↑", "iou": "IoU ↑"}
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """The flags, and those that set config fields in every run."""
     parser = argparse.ArgumentParser(description="Runs the runs of a config one after another.", allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, help="a file of configs/ that holds several runs")
-    parser.add_argument("--workdir", type=Path, required=True, help="one folder per run and seed goes in here")
+    parser.add_argument("--config", type=local_path, required=True, help="a file of configs/ that holds several runs")
+    parser.add_argument("--workdir", type=as_path, required=True, help="one folder per run and seed goes in here")
     parser.add_argument("--runs", default="*", help="which runs, by shell patterns with commas between (all)")
     parser.add_argument("--seeds", default="0", help="seeds with commas between (0)")
     parser.add_argument("--table", action="store_true", help="train nothing, only tabulate what has ended")
@@ -48,7 +51,7 @@ def pick_runs(config: Path, patterns: str) -> list[str]:
     return picked
 
 
-def result(folder: Path) -> dict[str, float] | None:
+def result(folder: epath.Path) -> dict[str, float] | None:
     """The scores on the held-out split after the last step of a training; None where it has not ended."""
     lines = [line for line in read_metrics(folder / "metrics.jsonl") if "eval/mae" in line]
     if not lines or lines[-1]["step"] < lines[-1]["of"]:
@@ -56,7 +59,7 @@ def result(folder: Path) -> dict[str, float] | None:
     return {name: lines[-1][f"eval/{name}"] for name in MEASURES}
 
 
-def run_training(config: str, folder: Path, seed: int, overrides: list[str]) -> None:
+def run_training(config: str, folder: epath.Path, seed: int, overrides: list[str]) -> None:
     """Trains one run to its end, handing on SIGTERM. Raises UserError where it stopped before."""
     command = [*TRAIN, f"--config={config}", f"--workdir={folder}", *overrides, f"--config.seed={seed}"]
     with subprocess.Popen(command) as process:
@@ -86,9 +89,9 @@ def tabulate(runs: dict[str, list[dict[str, float]]]) -> str:
 
 def main() -> int:
     """Runs the sweep that the flags describe; returns the exit status."""
-    args, overrides = parse_arguments()
 
     def run() -> None:
+        args, overrides = parse_arguments()
         names = pick_runs(args.config, args.runs)
         try:
             seeds = [int(seed) for seed in args.seeds.split(",")]

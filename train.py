@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from jaxdbd import sharding, startup
+from jaxdbd.paths import as_path
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import train
 
@@ -16,7 +16,10 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:RUN]", help="a file of configs/")
     parser.add_argument(
-        "--workdir", type=Path, required=True, help="where checkpoints, logs and weights go; an old one is resumed"
+        "--workdir",
+        type=as_path,
+        required=True,
+        help="where checkpoints, logs and weights go, gs:// too; an old one is resumed",
     )
     parser.add_argument("--profile", action="store_true", help="write a trace of five steps to <workdir>/profile")
     parser.add_argument("--coordinator", help="host:port of process 0, to train in several processes")
@@ -27,9 +30,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> int:
     """Runs the training that the flags describe; returns the exit status."""
-    args, overrides = parse_arguments()
 
     def run() -> int:
+        args, overrides = parse_arguments()
         config = load_config(args.config, overrides)
         startup.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)

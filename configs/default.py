@@ -17,7 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Data
     c.dataset = "dbd/cuhk"  # several with + between are mixed: "dbd/cuhk+dbd/refocused"
     c.mixture = ml_collections.config_dict.placeholder(tuple)  # share of each in the batches; None: by their sizes
-    c.data_dir = ""  # where the shards were built; empty: TFDS's own folder
+    c.data_dir = ""  # where the shards were built, gs:// too; empty: TFDS's own folder
+    c.cache_dir = ""  # where shards and logs of gs:// lie on this machine; empty: jaxdbd in the user's cache folder
     c.train_split = "train[60:]"  # of a mixture one for all, or one for each: "train[60:]+train"
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
     c.eval_dataset = ""  # what `eval_split` is of; empty: `dataset`

@@ -20,13 +20,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from etils import epath
+
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
     sys.path.insert(0, ROOT)
 
 from data import checks, refocus, sources, synthetic, teachers, textures  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
-from jaxdbd.files import os_errors_in_one_line  # noqa: E402
+from jaxdbd.files import check_writable, is_file, os_errors_in_one_line, read_text  # noqa: E402
+from jaxdbd.paths import as_path, cache_folder, is_remote, local_path, mirror  # noqa: E402
 from jaxdbd.startup import exit_status  # noqa: E402
 
 
@@ -35,15 +38,16 @@ def parser() -> argparse.ArgumentParser:
     names = [*sources.SOURCES, "synthetic", "refocused"]
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dataset", required=True, choices=names)
-    p.add_argument("--manual_dir", type=Path, help="the raw folder")
-    p.add_argument("--data_dir", type=Path, help="where the shards go (default: TFDS's own, ~/tensorflow_datasets)")
+    p.add_argument("--manual_dir", type=local_path, help="the raw folder")
+    p.add_argument("--data_dir", type=as_path, help="where the shards go, gs:// too (default: ~/tensorflow_datasets)")
+    p.add_argument("--cache_dir", default="", help="where shards for gs:// are built first (default: the user's cache)")
     p.add_argument("--overwrite", action="store_true", help="build again what is built already")
     p.add_argument("--drop_duplicates", action="store_true", help="leave out training images that are also test images")
     p.add_argument("--num_shards", type=int, help="files per split (default: by size)")
     p.add_argument("--beam", action="store_true", help="build with Apache Beam")
     p.add_argument("--beam_options", default="", help="options of Beam's runner, in one string")
     p.add_argument("--describe", action="store_true", help="tell what a built dataset holds, and draw 24 examples")
-    p.add_argument("--sheet", type=Path, help="where --describe draws them (default: DATASET_sheet.png)")
+    p.add_argument("--sheet", type=local_path, help="where --describe draws them (default: DATASET_sheet.png)")
 
     g = p.add_argument_group("teacher")
     g.add_argument("--teacher", default="none", help="none | scene | dir:DIR | onnx:FILE | hf:MODEL (default: none)")
@@ -57,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--images", metavar="DIR[,DIR]", help="folder of photographs of each split, below --manual_dir")
     g.add_argument("--masks", metavar="DIR[,DIR]", help="folder of masks of each split")
     g.add_argument("--gt_white", choices=["blur", "focus"], help="what the masks draw white")
-    g.add_argument("--test_list", type=Path, help="text file of the photographs to test on, one name a line")
-    g.add_argument("--train_list", type=Path, help="the same to train on (default: all the others)")
+    g.add_argument("--test_list", type=local_path, help="text file of the photographs to test on, one name a line")
+    g.add_argument("--train_list", type=local_path, help="the same to train on (default: all the others)")
 
     g.add_argument(
         "--allow_uniform_masks",
@@ -74,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--train_scenes", type=int, default=400)
     g.add_argument("--test_scenes", type=int, default=60)
     g.add_argument("--size", type=int, default=256)
-    g.add_argument("--textures", type=Path, help="folder of all-in-focus photographs to use as textures")
+    g.add_argument("--textures", type=local_path, help="folder of all-in-focus photographs to use as textures")
     return p
 
 
@@ -90,9 +94,9 @@ def _floats(text: str) -> tuple[float, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    args = parser().parse_args(argv)
 
     def run() -> None:
+        args = parser().parse_args(argv)
         try:
             (describe if args.describe else build)(args)
         except KeyboardInterrupt:
@@ -129,12 +133,16 @@ def build(args: argparse.Namespace) -> None:
     metadata = {"raw": plan.raw, "teacher": teacher.identity if teacher else None, "num_shards": args.num_shards}
 
     from data.dbd_dataset import Dbd  # slow, and not needed by the processes that load images
+    from jaxdbd.input import shards
 
-    data_dir = data_folder(args)
-    folder = data_dir / "dbd" / args.dataset / str(Dbd.VERSION)
-    if not args.overwrite and not plan.problems and is_built(folder, metadata):
-        print(f"dbd/{args.dataset} is built already, in {folder}: nothing to do")
+    place = dataset_folder(data_folder(args), args.dataset)
+    if is_remote(place):
+        check_writable(place)
+    if not args.overwrite and not plan.problems and is_built(place, metadata):
+        print(f"dbd/{args.dataset} is built already, in {place}: nothing to do")
         return
+    data_dir = local_data_folder(args)
+    folder = Path(dataset_folder(data_dir, args.dataset))
     splits, load, render = plan.splits, plan.load, None
     if plan.source is not None:
         splits = checks.check(plan.source, splits, plan.problems, args.drop_duplicates, args.allow_uniform_masks)
@@ -154,9 +162,13 @@ def build(args: argparse.Namespace) -> None:
             data_dir=data_dir,
             file_format="array_record",
         )
-        write_shards(builder, args, runner)
+        # What a killed upload left here is whole, and goes up now.
+        again = args.overwrite or (is_remote(place) and built_from(folder) != metadata)
+        write_shards(builder, args.num_shards, again, runner)
+        if is_remote(place):
+            shards.put_dataset(folder, as_path(place))
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
-    print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {folder}")
+    print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {place}")
     if teacher:
         tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
 
@@ -198,18 +210,18 @@ def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
     return Plan(splits, sources.load, source, problems, raw)
 
 
-def is_built(folder: Path, metadata: dict) -> bool:
+def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
     """Whether the dataset is there. Raises UserError where it was built from something else."""
-    if not folder.exists():
+    built = built_from(folder)
+    if built is None:
         return False
-    built = json.loads((folder / "metadata.json").read_text())
     if built != metadata:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
     return True
 
 
-def write_shards(builder: Any, args: argparse.Namespace, runner: Any) -> None:
+def write_shards(builder: Any, num_shards: int | None, overwrite: bool, runner: Any) -> None:
     """Has TFDS write the shards of a `Dbd`, under Beam with the options `runner` if `--beam` was given."""
     import tensorflow_datasets as tfds
 
@@ -219,8 +231,8 @@ def write_shards(builder: Any, args: argparse.Namespace, runner: Any) -> None:
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(
                 try_download_gcs=False,
-                download_mode=modes.REUSE_CACHE_IF_EXISTS if args.overwrite else modes.REUSE_DATASET_IF_EXISTS,
-                num_shards=args.num_shards,
+                download_mode=modes.REUSE_CACHE_IF_EXISTS if overwrite else modes.REUSE_DATASET_IF_EXISTS,
+                num_shards=num_shards,
                 beam_options=runner,
             )
         )
@@ -276,11 +288,29 @@ def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], 
     return splits, raw | {"textures": str(args.textures or "")}
 
 
-def data_folder(args: argparse.Namespace) -> Path:
+def data_folder(args: argparse.Namespace) -> epath.Path:
     """`--data_dir`, or where TFDS keeps datasets."""
     from tensorflow_datasets.core import constants
 
-    return args.data_dir or Path(constants.DATA_DIR)
+    return args.data_dir or as_path(constants.DATA_DIR)
+
+
+def local_data_folder(args: argparse.Namespace) -> Path:
+    """The data folder, or for one in a store the place in the cache that training on this machine will look at too."""
+    folder = data_folder(args)
+    return mirror(cache_folder(args.cache_dir), "data", folder) if is_remote(folder) else Path(folder)
+
+
+def dataset_folder(data_dir: epath.Path | Path, dataset: str) -> epath.Path | Path:
+    """Where a dataset lies in a data folder."""
+    from data.dbd_dataset import Dbd
+
+    return data_dir / "dbd" / dataset / str(Dbd.VERSION)
+
+
+def built_from(folder: epath.Path | Path) -> dict | None:
+    """The metadata of the dataset in a folder; None where there is none, or not all of it."""
+    return json.loads(read_text(folder / "metadata.json")) if is_file(folder / "dataset_info.json") else None
 
 
 def beam_options(args: argparse.Namespace):
@@ -324,13 +354,14 @@ def errors_of_workers() -> Iterator[None]:
 
 def describe(args: argparse.Namespace) -> None:
     """Tells what a built dataset holds."""
-    from data.dbd_dataset import Dbd
     from data.describe import describe as describe_dataset
+    from jaxdbd.input.shards import local_data_dir
 
-    folder = data_folder(args) / "dbd" / args.dataset / str(Dbd.VERSION)
-    if not folder.exists():
-        raise UserError(f"no dataset in {folder}: build it first, with the same command less --describe")
-    describe_dataset(folder, args.sheet or Path(f"{args.dataset}_sheet.png"))
+    place = dataset_folder(data_folder(args), args.dataset)
+    if built_from(place) is None:
+        raise UserError(f"no dataset in {place}: build it first, with the same command less --describe")
+    data_dir = local_data_dir(f"dbd/{args.dataset}", data_folder(args), args.cache_dir)
+    describe_dataset(Path(dataset_folder(data_dir, args.dataset)), args.sheet or Path(f"{args.dataset}_sheet.png"))
 
 
 if __name__ == "__main__":

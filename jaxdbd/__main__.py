@@ -34,9 +34,13 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake is one line on stderr and status 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = build_parser(argv[0] if argv else None).parse_args(argv)
-    keep_compiled_programs()
-    return exit_status(lambda: importlib.import_module(f"jaxdbd.commands.{args.command}").run(args))
+
+    def run() -> int | None:
+        args = build_parser(argv[0] if argv else None).parse_args(argv)
+        keep_compiled_programs()
+        return importlib.import_module(f"jaxdbd.commands.{args.command}").run(args)
+
+    return exit_status(run)
 
 
 def console() -> int:

@@ -6,11 +6,15 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import unicodedata
+import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from jaxdbd.errors import UserError
+from jaxdbd.paths import as_path, filesystem, is_remote, store_errors_in_one_line
+from jaxdbd.transfer import download, upload_tree
 
 REMEDIES = {
     errno.ENOSPC: "free some space, and run it again",
@@ -40,7 +44,7 @@ def os_error(error: OSError, path: str | os.PathLike | None = None, what: str = 
 
 
 @contextlib.contextmanager
-def os_errors_in_one_line(path: Path, what: str = "cannot be written") -> Iterator[None]:
+def os_errors_in_one_line(path: str | os.PathLike, what: str = "cannot be written") -> Iterator[None]:
     """Within, an OSError becomes a UserError that names `path`, says `what` failed, and why."""
     try:
         yield
@@ -95,11 +99,19 @@ def is_utf8(name: str | os.PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a path to write to, beside `path`; it takes the place of `path` at the end, and is gone after an error.
+def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local path to write to; it takes the place of `path` at the end, and is gone after an error.
 
-    Makes the folder. Raises UserError where the operating system refuses.
+    Makes the folder. Raises UserError where the operating system, or the store that `path` lies in, refuses.
     """
+    path = as_path(path)
+    if is_remote(path):
+        with os_errors_in_one_line(path), tempfile.TemporaryDirectory() as folder:
+            unfinished = Path(folder) / path.name
+            yield unfinished
+            write_whole(path, unfinished.read_bytes())
+        return
+    path = Path(path)
     with os_errors_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as can be
@@ -110,24 +122,90 @@ def whole_file(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes | memoryview | str) -> None:
+def write_whole(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
     """Writes all of a file or nothing; text as UTF-8. Makes the folder. Raises UserError where that fails."""
-    with whole_file(path) as unfinished:
+    path = as_path(path)
+    if isinstance(content, str):
         # A file's name that is not UTF-8 goes into a table as the bytes that it has on disk.
-        unfinished.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
+        content = content.encode("utf-8", "surrogateescape")
+    if is_remote(path):
+        with store_errors_in_one_line(path):
+            filesystem(path).pipe_file(str(path), bytes(content))  # nobody sees an object before all of it is there
+        return
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)
 
 
-def check_no_folder(*paths: Path | None) -> None:
+def check_no_folder(*paths: os.PathLike | None) -> None:
     """Raises UserError where a folder lies in the place of a file that is to be written in the end."""
     for path in paths:
         if path is not None and os.path.isdir(path):
             raise os_error(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path, "cannot be written")
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder and those above it. Raises UserError where that fails."""
-    with os_errors_in_one_line(folder, "cannot be made a folder"):
-        folder.mkdir(parents=True, exist_ok=True)
+def make_folder(folder: str | os.PathLike) -> None:
+    """Makes a folder and those above it; a store has none to make. Raises UserError where that fails."""
+    folder = as_path(folder)
+    if is_remote(folder):
+        return
+    with os_errors_in_one_line(Path(folder), "cannot be made a folder"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def local_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local path to read: `path` itself, or for as long as this lasts a copy of what lies in a store."""
+    path = as_path(path)
+    if not is_remote(path):
+        yield Path(path)
+        return
+    with os_errors_in_one_line(path, "cannot be copied here"), tempfile.TemporaryDirectory() as folder:
+        download(path, Path(folder) / path.name)
+        yield Path(folder) / path.name
+
+
+@contextlib.contextmanager
+def output_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a local folder to write to: `path` itself, or one whose files are put into the store at the end."""
+    path = as_path(path)
+    if not is_remote(path):
+        make_folder(path)
+        yield Path(path)
+        return
+    check_writable(path)
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+        upload_tree(Path(folder), path)
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Writes to a folder of a store, and deletes it again. Raises UserError where the store does not let us."""
+    probe = as_path(folder) / f".writable.{uuid.uuid4().hex}"  # other hosts probe too
+    write_whole(probe, "")
+    with store_errors_in_one_line(folder):
+        filesystem(probe).rm_file(str(probe))
+
+
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is such a file. Unlike `exists` of a store's path, does not take a refusal for a no."""
+    path = as_path(path)
+    if not is_remote(path):
+        return os.path.isfile(path)
+    with store_errors_in_one_line(path):
+        try:
+            return filesystem(path).info(str(path))["type"] == "file"
+        except FileNotFoundError:
+            return False
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text file, UTF-8. Raises UserError where it cannot be read."""
+    path = as_path(path)
+    if is_remote(path):
+        with store_errors_in_one_line(path):
+            return filesystem(path).cat_file(str(path)).decode()
+    with os_errors_in_one_line(Path(path), "cannot be read"):
+        return Path(path).read_text(encoding="utf-8")
 
 
 def stem_key(name: str, suffixes: Collection[str]) -> str:

@@ -23,6 +23,7 @@ from jaxdbd import weights
 from jaxdbd.input.augment import defocus
 from jaxdbd.overlay import depth_colours, overlay
 from jaxdbd.panels import grey, panel
+from jaxdbd.paths import local_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +42,7 @@ def main() -> None:
     """Predicts and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of the two pictures")
+    parser.add_argument("--out", type=local_path, default=ROOT / "docs", help="folder of the two pictures")
     args = parser.parse_args()
 
     threshold = weights.read_metadata(args.weights).threshold

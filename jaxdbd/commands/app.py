@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
+from jaxdbd.paths import local_path
 from jaxdbd.photos import find_photographs
 
 
@@ -13,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd app`."""
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
     parser.add_argument("--port", type=int, default=7860, help="of http://127.0.0.1:PORT (7860)")
-    parser.add_argument("--folder", type=Path, help="photographs to begin with, those in its subfolders too")
+    parser.add_argument("--folder", type=local_path, help="photographs to begin with, those in its subfolders too")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.pipeline import training_batches
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.paths import as_path
 from jaxdbd.scoring import report
 from jaxdbd.sharding import make_mesh
 from jaxdbd.training.config import load_config
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--repeats", type=int, default=10, help="timed calls; the median is reported (10)")
     parser.add_argument("--operations", action="store_true", help="also profile where the time goes, by operation")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=as_path, help="write the figures here")
 
 
 def photographs(count: int) -> list[dict]:

@@ -5,13 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import name_key, shown
+from jaxdbd.files import name_key, read_text, shown
+from jaxdbd.paths import as_path, is_remote
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import f_measure
 
@@ -34,7 +34,7 @@ POOLED = (("ddff", "iou", "ddff"), ("dd", "f", "dd"))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd compare`."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="JSON", help="from `score --json`, or an evaluate --out")
+    parser.add_argument("runs", type=as_path, nargs="+", metavar="JSON", help="of `score --json`, or an evaluate --out")
     parser.add_argument(
         "--benchmark",
         choices=sorted(BENCHMARK_OF_DATASET.values()),
@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_run(path: Path) -> dict:
+def read_run(path: os.PathLike) -> dict:
     """A run's numbers from its JSON file or from the folder of `evaluate --out`. Raises UserError for other files."""
-    path = path / "results.json" if os.path.isdir(path) else path
+    path = as_path(path)
+    is_folder = path.is_dir() if is_remote(path) else os.path.isdir(path)
+    path = path / "results.json" if is_folder else path
     try:
-        run = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {shown(path)}: {error.strerror}") from error
+        run = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{shown(path)} is not a JSON file: {error}") from error
     known = isinstance(run, dict) and {"name", "ddff", "images"} <= set(run) and isinstance(run["images"], list)

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
 from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.paths import as_path
 from jaxdbd.weights import Variables, read_tensors, save, shapes
 from jaxdbd.weights.torch_names import decoder_names, encoder_names, from_torch, module_of
 
@@ -35,11 +35,11 @@ def from_official(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("src", type=Path, help="the authors' checkpoint: .pth, .safetensors or .npz")
+    parser.add_argument("src", type=as_path, help="the authors' checkpoint: .pth, .safetensors or .npz")
     parser.add_argument(
         "--arch", required=True, choices=ARCHS, help="which network it is (their vgg_best.pth is vgg16)"
     )
-    parser.add_argument("--out", required=True, type=Path, help="the .safetensors file to write")
+    parser.add_argument("--out", required=True, type=as_path, help="the .safetensors file to write")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """`jaxdbd evaluate`: a network on a built dataset, under every protocol."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from PIL import Image
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, whole_file
-from jaxdbd.inference import predict
+from jaxdbd.files import make_folder, output_folder, whole_file
+from jaxdbd.inference import Prediction, predict
 from jaxdbd.input import pipeline
 from jaxdbd.panels import example_panel, grey, panel
+from jaxdbd.paths import as_path
 from jaxdbd.scoring import report
 from jaxdbd.scoring.maps import SCALES, TTA, focus_predictor, score_records
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
@@ -29,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="a built dataset, such as dbd/cuhk")
     parser.add_argument("--split", default="test", help="its split (test)")
     parser.add_argument("--data_dir", help="where the dataset was built (TFDS's own folder)")
-    parser.add_argument("--out", type=Path, help="write report.md, the tables and the maps here")
+    parser.add_argument("--cache_dir", default="", help="where shards of gs:// are copied to (the user's cache)")
+    parser.add_argument("--out", type=as_path, help="write report.md, the tables and the maps here")
     parser.add_argument("--tta", default="", help="average over flip, scales or flip,scales (none)")
     parser.add_argument("--batch_size", type=int, default=8, help="images per device (8)")
 
@@ -78,16 +81,10 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--batch_size={args.batch_size}: must be at least 1")
     model, variables = weights.load(args.weights)
     size = model.size
-    records = pipeline.open_split(args.dataset, args.split, args.data_dir)
+    records = pipeline.open_split(args.dataset, args.split, args.data_dir, args.cache_dir)
     mesh = make_mesh()
     variables = jax.device_put(variables, replicated(mesh))
     predict_batch = partial(focus_predictor(model, mesh, tta), variables)
-    if args.out:
-        make_folder(args.out / "maps")
-    images = score_records(
-        predict_batch, records, size, args.batch_size * mesh.size, args.out / "maps" if args.out else None
-    )
-
     facts = {
         "dataset": args.dataset,
         "split": args.split,
@@ -95,20 +92,40 @@ def run(args: argparse.Namespace) -> None:
         "size": size,
         "tta": describe_tta(tta),
     }
-    results = {"name": Path(args.weights).stem, **facts, **summarize(images)}
-    title = f"{args.weights} on {args.dataset} {args.split}, {len(images)} images, {size}x{size}, TTA: {facts['tta']}"
-    report.print_table(title, [results])
-    if warning := polarity_warning(results):
-        print(warning)
+    with output_folder(args.out) if args.out else contextlib.nullcontext() as out:
+        if out:
+            make_folder(out / "maps")
+        maps = out / "maps" if out else None
+        images = score_records(predict_batch, records, size, args.batch_size * mesh.size, maps)
+        results = {"name": Path(args.weights).stem, **facts, **summarize(images)}
+        title = (
+            f"{args.weights} on {args.dataset} {args.split}, {len(images)} images, {size}x{size}, TTA: {facts['tta']}"
+        )
+        report.print_table(title, [results])
+        if warning := polarity_warning(results):
+            print(warning)
+        if out:
+            write_report(out, title, facts, results, records, images, partial(predict, model, variables))
     if args.out:
-        report.write_json(args.out / "results.json", results, images)
-        report.write_csv(args.out / "per_image.csv", images)
-        report.write_results_csv(args.out / "results.csv", results)
-        report.draw_pr_curves(args.out / "pr.png", [results])
-        draw_extremes(args.out, records, images)
-        first = range(min(PANEL_ROWS, len(records)))
-        shown = [pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN) for i in first]
-        predictions = [predict(model, variables, example.image) for example in shown]
-        save_picture(args.out / "panel.png", example_panel(shown, predictions))
-        report.write_markdown(args.out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)
         print(f"wrote {args.out}/report.md")
+
+
+def write_report(
+    out: Path,
+    title: str,
+    facts: dict,
+    results: dict,
+    records: Sequence[dict],
+    images: Sequence[ImageScores],
+    predict_one: Callable[[np.ndarray], Prediction],
+) -> None:
+    """The report, the tables and the pictures, beside the maps that are in `out` already."""
+    report.write_json(out / "results.json", results, images)
+    report.write_csv(out / "per_image.csv", images)
+    report.write_results_csv(out / "results.csv", results)
+    report.draw_pr_curves(out / "pr.png", [results])
+    draw_extremes(out, records, images)
+    first = range(min(PANEL_ROWS, len(records)))
+    shown = [pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN) for i in first]
+    save_picture(out / "panel.png", example_panel(shown, [predict_one(example.image) for example in shown]))
+    report.write_markdown(out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)

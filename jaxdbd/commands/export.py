@@ -19,6 +19,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.files import whole_file
 from jaxdbd.inference import compiled, probability_and_nearness
 from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.paths import as_path
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 TOLERANCE = 1e-3  # on probability and nearness; the 8-bit map resolves 4e-3
@@ -27,7 +28,7 @@ TOLERANCE = 1e-3  # on probability and nearness; the 8-bit map resolves 4e-3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd export`."""
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
-    parser.add_argument("--out", type=Path, required=True, help="FILE.onnx for ONNX, any other ending for StableHLO")
+    parser.add_argument("--out", type=as_path, required=True, help="FILE.onnx for ONNX, any other ending for StableHLO")
     parser.add_argument("--platforms", default="cpu,cuda,tpu", help="of StableHLO (cpu,cuda,tpu); ONNX runs on any")
 
 

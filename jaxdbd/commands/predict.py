@@ -16,6 +16,7 @@ from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
 from jaxdbd.files import check_no_folder, make_folder, shown, write_whole
+from jaxdbd.paths import local_path
 from jaxdbd.photos import SUFFIXES, find_photographs
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd predict`."""
     kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
     parser.add_argument("paths", nargs="+", metavar="PATH", help=f"photographs, folders or patterns of them ({kinds})")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the maps, <stem>.png, 255 = in focus")
+    parser.add_argument("--out", type=local_path, required=True, help="folder for the maps, <stem>.png, 255 = in focus")
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
     parser.add_argument("--recursive", action="store_true", help="look in subfolders too; --out gets the same ones")
     parser.add_argument("--overlay", action="store_true", help="also <stem>.overlay.jpg: what is in focus outlined")
@@ -47,12 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="also <stem>.binary.png: 255 where the probability is above T (the threshold that came with the weights)",
     )
-    parser.add_argument("--csv", type=Path, help="a row per photograph: path, fraction in focus, depth, error")
-    parser.add_argument("--report", type=Path, help="a contact sheet, one HTML page: the sharpest first, with filters")
+    parser.add_argument("--csv", type=local_path, help="a row per photograph: path, fraction in focus, depth, error")
+    parser.add_argument("--report", type=local_path, help="a contact sheet, one page: the sharpest first, with filters")
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes a map per photograph; returns 1 if any could not be read."""
+    for path in args.paths:
+        local_path(path)
     threshold = weights.read_metadata(args.weights).threshold
     if args.binary not in (None, True):
         threshold = args.binary

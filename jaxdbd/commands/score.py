@@ -16,6 +16,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.files import check_no_folder, files_by_stem, read_names, shown, shown_apart
 from jaxdbd.masks import read_map, read_mask
 from jaxdbd.parallel import in_turn, parallel_map
+from jaxdbd.paths import as_path, local_path
 from jaxdbd.photos import SUFFIXES
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
@@ -47,13 +48,15 @@ class PairScores(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `jaxdbd score`."""
-    parser.add_argument("--pred", type=Path, required=True, help="folder of 8-bit maps")
-    parser.add_argument("--gt", type=Path, required=True, help="folder of masks; stems match those of the maps")
+    parser.add_argument("--pred", type=local_path, required=True, help="folder of 8-bit maps")
+    parser.add_argument("--gt", type=local_path, required=True, help="folder of masks; stems match those of the maps")
     parser.add_argument("--gt_white", choices=("blur", "focus"), required=True, help="what white means in the masks")
     parser.add_argument("--pred_white", choices=("blur", "focus"), default="focus", help="... in the maps (focus)")
-    parser.add_argument("--names", type=Path, help="text file with the images to score, one name a line (all masks)")
-    parser.add_argument("--json", type=Path, help="write the numbers here, for `jaxdbd compare`")
-    parser.add_argument("--csv", type=Path, help="write the per-image values here")
+    parser.add_argument(
+        "--names", type=local_path, help="text file with the images to score, one name a line (all masks)"
+    )
+    parser.add_argument("--json", type=as_path, help="write the numbers here, for `jaxdbd compare`")
+    parser.add_argument("--csv", type=as_path, help="write the per-image values here")
     parser.add_argument(
         "--allow_uniform_masks", action="store_true", help="score though no mask has both focus and blur"
     )

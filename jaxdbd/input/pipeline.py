@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from tensorflow_datasets.core import constants, registered
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
 from jaxdbd.input.geometry import View, crop_and_resize
+from jaxdbd.input.shards import check_whole, local_data_dir
 from jaxdbd.parallel import in_turn
 
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
@@ -40,7 +42,9 @@ class Example:
         return View(self.image, self.mask, depth, self.valid)
 
 
-def open_parts(dataset: str, split: str, data_dir: str | None = None) -> list[Sequence[dict]]:
+def open_parts(
+    dataset: str, split: str, data_dir: str | os.PathLike | None = None, cache_dir: str = ""
+) -> list[Sequence[dict]]:
     """`open_split` of each part of a mixture such as 'dbd/cuhk+dbd/refocused', in its order.
 
     `split` is one for all parts, or one for each with `+` between. Raises UserError where their numbers differ.
@@ -51,29 +55,34 @@ def open_parts(dataset: str, split: str, data_dir: str | None = None) -> list[Se
         raise UserError(
             f"{dataset} has {len(names)} parts and {split!r} {len(splits)}: give one split, or one for each"
         )
-    return [open_split(name, splits[i % len(splits)], data_dir) for i, name in enumerate(names)]
+    return [open_split(name, splits[i % len(splits)], data_dir, cache_dir) for i, name in enumerate(names)]
 
 
-def open_split(dataset: str, split: str, data_dir: str | None = None) -> Sequence[dict]:
+def open_split(
+    dataset: str, split: str, data_dir: str | os.PathLike | None = None, cache_dir: str = ""
+) -> Sequence[dict]:
     """Random access to a built dataset's records, still encoded: `id`, `image`, `mask`, maybe `depth`, `valid`.
 
     Args:
       dataset: such as 'dbd/cuhk'.
       split: a split of it, sliced as TFDS does: 'train[:90%]'.
-      data_dir: where the shards were built; empty or None for TFDS's default folder.
+      data_dir: where the shards were built, local or in a store; empty or None for TFDS's default folder.
+      cache_dir: where shards of a store are copied to first; empty for jaxdbd's folder in the user's cache.
 
     Raises:
-      UserError: where the dataset has not been built, or has no such split.
+      UserError: where the dataset has not been built, or has no such split, or cannot be copied.
     """
     root = data_dir or constants.DATA_DIR
     try:
-        builder: Any = tfds.builder(dataset, data_dir=data_dir or None)  # its annotations say less than it can do
+        local = local_data_dir(dataset, root, cache_dir)
+        builder: Any = tfds.builder(dataset, data_dir=local)  # its annotations say less than it can do
     except registered.DatasetNotFoundError:
         name = dataset.removeprefix("dbd/")
         raise UserError(
             f"{dataset} is not built in {root}: run python data/build.py --dataset={name} (data/README.md), "
             "or say where it is with data_dir"
         ) from None
+    check_whole(builder)
     try:
         encoded = {"image", "mask", "valid"} & builder.info.features.keys()
         return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -91,18 +92,18 @@ def markdown_table(results: dict) -> str:
     return "\n".join(["| protocol | measure | value |", "|---|---|---:|", *rows])
 
 
-def write_results_csv(path: Path, results: dict) -> None:
+def write_results_csv(path: os.PathLike, results: dict) -> None:
     """One line per number: protocol, measure, value (empty where undefined)."""
     lines = [f"{p},{m},{'' if v is None else repr(v)}" for p, m, v in flatten(results)]
     write_whole(path, "\n".join(["protocol,measure,value", *lines]) + "\n")
 
 
-def write_json(path: Path, results: dict, images: Iterable[ImageScores]) -> None:
+def write_json(path: os.PathLike, results: dict, images: Iterable[ImageScores]) -> None:
     """Write the set's numbers with the per-image values under "images", as `compare` reads them."""
     write_whole(path, json.dumps(results | {"images": [x.row() for x in images]}, indent=1, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, images: Sequence[ImageScores]) -> None:
+def write_csv(path: os.PathLike, images: Sequence[ImageScores]) -> None:
     """Write a row per image; an undefined value is an empty cell."""
     rows = [x.row() for x in images]
     text = io.StringIO()

@@ -1,5 +1,6 @@
 """Training state on disk, with Orbax: asynchronous, atomic, restorable on another number of devices or processes."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,17 +17,28 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
+from jaxdbd.files import is_file, read_text
+from jaxdbd.paths import as_path, is_remote, is_store_error
+
+MARK = "commit_success.txt"  # what Orbax takes for a checkpoint in a store holds it
+# TensorStore's names for what does not tell that an object is damaged.
+REFUSALS = (
+    *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"),
+    *("PERMISSION_DENIED", "UNAUTHENTICATED"),
+)
 
 
-def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+def open_manager(folder: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
     """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE.
 
     A checkpoint whose metrics cannot be read is set aside with a warning, since no manager opens beside it. Raises
-    UserError where there is no other.
+    UserError where there is no other, and where a store refuses.
     """
-    # Orbax tells of every rename, of every save without an evaluation, and shows the traceback of what it raises later.
+    # Orbax tells of every rename, of every save without an evaluation, and several times of what we say in one line.
     logging.set_verbosity(logging.FATAL)
-    set_aside_without_metrics(folder)
+    folder = as_path(folder)
+    with store_errors(folder):
+        set_aside_without_metrics(folder)
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(keep),
@@ -38,7 +50,49 @@ def open_manager(folder: Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy, best_fn=lambda m: m["mae"], best_mode="min", enable_async_checkpointing=True
     )
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    with store_errors(folder):
+        return ocp.CheckpointManager(folder if is_remote(folder) else folder.absolute(), options=options)
+
+
+@contextlib.contextmanager
+def store_errors(folder: os.PathLike) -> Iterator[None]:
+    """Within, what goes wrong between Orbax and a store is one UserError; with a local folder everything is as it was.
+
+    TensorStore and Orbax hand on what a store says through many exception types, which none of their interfaces names.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_remote(as_path(folder)):
+            raise
+        raise UserError(
+            f"{folder}: the store did not take or give a checkpoint ({first_line(error)}); those before it are "
+            "untouched: the same command goes on from the last of them"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the description of the array that TensorStore ends it with."""
+    text = (str(error).splitlines() or [""])[0].partition(" [tensorstore_spec")[0]
+    return f"{type(error).__name__}: {text}"
+
+
+@contextlib.contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Within, the manager is open; at the end what it still writes is finished."""
+    try:
+        yield
+    finally:
+        with store_errors(manager.directory):
+            manager.close()
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+    """Until all that was started is written. Raises UserError where a store did not take it."""
+    with store_errors(manager.directory):
+        manager.wait_until_finished()
 
 
 def git_revision() -> str:
@@ -75,7 +129,8 @@ def save(
     """
     meta = {"config": config, "git": git_revision(), "data": data.get_state()}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-    manager.save(step, args=args, metrics=metrics, force=True)
+    with store_errors(manager.directory):
+        manager.save(step, args=args, metrics=metrics, force=True)
 
 
 def restore(
@@ -83,7 +138,7 @@ def restore(
 ) -> Any | None:
     """The newest checkpoint that can be read, or None where there is none; `data` is moved to where it stood.
 
-    One that cannot be read is passed over with a warning, and renamed so that the run can write its step again.
+    One that cannot be read is passed over with a warning, and set aside so that the run can write its step again.
 
     Args:
       manager: of the run's folder.
@@ -98,7 +153,7 @@ def restore(
     for step in sorted(manager.all_steps(), reverse=True):
         meta = _read(manager, step, "meta", ocp.args.JsonRestore())
         if meta is not None:
-            check_same_run(Path(manager.directory), meta["config"], config)
+            check_same_run(manager.directory, meta["config"], config)
             state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
             if state is not None:
                 break
@@ -120,9 +175,16 @@ def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.Ch
     try:
         return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
     except Exception as error:
-        reason = f"{part}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        reason = f"{part}: {first_line(error)}"
+        if is_remote(manager.directory) and is_refusal(error):
+            raise UserError(f"{manager.directory}: the store does not give checkpoint {step} ({reason})") from error
         _warn_damaged(manager.directory, step, reason)
         return None
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a store would not give what may well be whole: it was out of reach, or we may not read there."""
+    return is_store_error(error) or any(status in str(error) for status in REFUSALS)
 
 
 def _none_readable(folder: os.PathLike) -> UserError:
@@ -138,15 +200,21 @@ def _warn(text: str) -> None:
 
 
 def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
-    """Renames damaged checkpoints, once for all processes."""
+    """Takes damaged checkpoints out of the way, once for all processes."""
     if steps:
         _rename_damaged(manager.directory, steps)
         manager.reload()
 
 
-def set_aside_without_metrics(folder: Path) -> None:
-    """Renames the checkpoints in `folder` whose metrics are no JSON, such as the empty file that a power cut leaves."""
-    steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()) if folder.exists() else []
+def set_aside_without_metrics(folder: epath.Path) -> None:
+    """Takes the checkpoints whose metrics are no JSON, such as the empty file that a power cut leaves, out of the way.
+
+    Raises UserError where there is no other.
+    """
+    found = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
+    if is_remote(folder):
+        found = [entry for entry in found if is_file(entry / MARK)]
+    steps = sorted(int(entry.name) for entry in found)
     damaged = [step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")]
     if not damaged:
         return
@@ -157,24 +225,28 @@ def set_aside_without_metrics(folder: Path) -> None:
     _rename_damaged(folder, damaged)
 
 
-def _metrics_fault(path: Path) -> bool:
+def _metrics_fault(path: epath.Path) -> bool:
     """Whether a checkpoint's metrics are there, as after an evaluation, and cannot be read."""
-    if not path.exists():
+    if not is_file(path):
         return False
     try:
-        return not isinstance(json.loads(path.read_text())["mae"], int | float)
+        return not isinstance(json.loads(read_text(path))["mae"], int | float)
     except (ValueError, KeyError, TypeError):
         return True
 
 
-def _rename_damaged(folder: epath.PathLike, steps: list[int]) -> None:
+def _rename_damaged(folder: epath.Path, steps: list[int]) -> None:
+    """Renames checkpoints, or takes their mark where they lie in a store, which renames a folder object by object."""
     if jax.process_index() == 0:
         for step in steps:
-            (epath.Path(folder) / str(step)).rename(epath.Path(folder) / f"damaged_{step}")
-    ocp.multihost.sync_global_processes("damaged checkpoints renamed")
+            if is_remote(folder):
+                (folder / str(step) / MARK).unlink()
+            else:
+                (folder / str(step)).rename(folder / f"damaged_{step}")
+    ocp.multihost.sync_global_processes("damaged checkpoints set aside")
 
 
-def check_same_run(folder: Path, saved: dict, current: dict) -> None:
+def check_same_run(folder: os.PathLike, saved: dict, current: dict) -> None:
     """Raises UserError, saying what differs, where two configs do not describe the same network and optimizer state."""
     differing = [
         f"{name}: {old!r} -> {new!r}"

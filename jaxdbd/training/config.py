@@ -13,6 +13,7 @@ import ml_collections
 from jaxdbd.errors import UserError
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import SRFB_KINDS
+from jaxdbd.paths import as_path, local_path
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
 
@@ -108,6 +109,9 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
             value = value[key]
         if value not in choices:
             raise UserError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
+    for name in ("data_dir", "init_from", "encoder_init"):
+        as_path(config[name])
+    local_path(config.cache_dir)
     for name in POSITIVE:
         if config[name] <= 0:
             raise UserError(f"config.{name}: {config[name]} is not positive")

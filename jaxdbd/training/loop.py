@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,6 +16,7 @@ import ml_collections
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
@@ -27,12 +29,14 @@ from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, open_parts, reduced, training_batches
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.panels import example_panel
+from jaxdbd.paths import as_path
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
+from jaxdbd.training.spool import Spool
 from jaxdbd.training.step import Metrics, TrainState, create_state, evaluation_variables, train_step
 from jaxdbd.training.stopping import stop_notices
 
@@ -106,11 +110,11 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
 
     Raises UserError for a dataset that is not there, or one without depth where the loss asks for it.
     """
-    parts = open_parts(config.dataset, config.train_split, config.data_dir)
+    parts = open_parts(config.dataset, config.train_split, config.data_dir, config.cache_dir)
     held_out = {}
     if config.eval_split:
         dataset = config.eval_dataset or config.dataset
-        evaluated = open_parts(dataset, config.eval_split, config.data_dir)
+        evaluated = open_parts(dataset, config.eval_split, config.data_dir, config.cache_dir)
         held_out = dict(zip(dataset.split("+"), evaluated, strict=True))
     distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
     if distils and not any("depth" in records[0] for records in parts):
@@ -255,12 +259,13 @@ class Keeper:
                 self.save_weights(variables, scores["threshold"])
         elif self.evaluate is None:
             self.save_weights(self.gather(evaluation_variables(state)), 0.5)
+        self.log.publish(wait=True)  # a run that goes on from this checkpoint finds the curves up to it
         self.save_checkpoint(step, state, scores)
 
 
 def make_keeper(
     config: ml_collections.ConfigDict,
-    workdir: Path,
+    workdir: epath.Path,
     model: DepthDistilledDBD,
     run: Run,
     manager: ocp.CheckpointManager,
@@ -303,10 +308,11 @@ def profiled_steps(profile: bool, start: int, last: int) -> range:
     return range(start + PROFILE_AFTER + 1, start + PROFILE_AFTER + PROFILE_STEPS + 1)
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = False) -> int:
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: bool = False) -> int:
     """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one.
 
-    Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`.
+    Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`; `workdir`
+    is a local folder, or one in a store that all processes reach.
     On SIGTERM, Ctrl-C or a preemption notice it saves and returns.
 
     Returns:
@@ -317,11 +323,13 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
         that is not finite.
     """
     check_config(config, jax.device_count())
+    workdir = as_path(workdir)
+    spool = Spool(workdir, config.cache_dir)
     mesh, model = sharding.make_mesh(), make_model(config)
     data = open_data(config)
     last = data.updates * config.accumulate
     steps = compile_steps(config, model, data.updates, mesh)
-    make_folder(workdir)
+    make_folder(spool.folder)
     manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints)
     # A checkpoint in the workdir comes before anything that the config says about a start.
     state = checkpoint.restore(manager, steps.abstract_state, data.batches, config.to_dict())
@@ -329,17 +337,18 @@ def train(config: ml_collections.ConfigDict, workdir: Path, profile: bool = Fals
         state = steps.make_state(initial_variables(model, config.seed, config.encoder_init, config.init_from))
     start = int(state.step)
     profiled = profiled_steps(profile, start, last)
-    run = Run(mesh, data, steps, state, start, last, profiled, workdir / "profile")
+    run = Run(mesh, data, steps, state, start, last, profiled, spool.folder / "profile")
     if jax.process_index() == 0:
-        write_whole(workdir / "config.json", config.to_json_best_effort(indent=2) + "\n")
+        write_whole(spool.folder / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
-    log = RunLog(workdir, last, start, active=jax.process_index() == 0)
-    with stop_notices() as stop_notice, contextlib.closing(log), contextlib.closing(manager):
+    log = RunLog(spool, last, start, active=jax.process_index() == 0)
+    closing = contextlib.closing
+    with stop_notices() as stop_notice, closing(spool), closing(log), checkpoint.closing(manager):
         if start:
             log.message(f"resumed at step {start} of {last}")
         keeper = make_keeper(config, workdir, model, run, manager, log)
         step, stopped_by = run_steps(config, run, keeper, stop_notice)
-        manager.wait_until_finished()
+        checkpoint.wait(manager)
         if step < last:
             log.message(f"stopped at step {step} of {last}, saved; the same command goes on from here")
     return 130 if stopped_by == signal.SIGINT and step < last else 0

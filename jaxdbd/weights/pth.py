@@ -68,7 +68,7 @@ def read_numpy_pickle(path: str | Path) -> Any:
         return _finish(_unpickle(path, file), lambda _tensor: None)
 
 
-def state_dict(tree: Any, path: str | Path) -> dict[str, np.ndarray]:
+def state_dict(tree: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Looks for the arrays by name in `tree`, inside `{'state_dict': ...}` and the like, and takes WRAPPERS off."""
     for _ in range(4):
         if not isinstance(tree, dict):
@@ -155,7 +155,7 @@ def _read_stream(path: Path, file: io.BufferedIOBase) -> Any:
     return _finish(tree, lambda tensor: _view(path, tensor, lambda storage: storages[storage.key]))
 
 
-def _damaged(path: str | Path, what: str) -> UserError:
+def _damaged(path: str | os.PathLike, what: str) -> UserError:
     return UserError(f"{shown(path)}: damaged or truncated ({' '.join(what.split())[:100]})")
 
 

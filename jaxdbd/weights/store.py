@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_error, shown, write_whole
+from jaxdbd.files import is_file, os_error, shown, write_whole
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import SRFB_KINDS, DepthDistilledDBD
+from jaxdbd.paths import as_path, is_remote
 from jaxdbd.weights.tensors import open_safetensors, read_tensors
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of float32 arrays
@@ -38,7 +40,7 @@ class Metadata:
 
 
 def save(
-    path: str | Path,
+    path: str | os.PathLike,
     model: DepthDistilledDBD,
     variables: Variables,
     *,
@@ -51,7 +53,6 @@ def save(
 
     Arrays are stored as `dtype`: float32 returns bit for bit, float16 halves the file.
     """
-    path = Path(path)
     arrays = {
         name: np.ascontiguousarray(jax.device_get(leaf)).astype(dtype)
         for name, leaf in flatten_dict(variables, sep="/").items()
@@ -66,7 +67,7 @@ def save(
     write_whole(path, safetensors.numpy.save(arrays, notes))
 
 
-def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
+def load(name_or_path: str | os.PathLike) -> tuple[DepthDistilledDBD, Variables]:
     """The network and its float32 variables, from a bundled name, a `.safetensors` file or a training run's folder.
 
     Raises UserError for an unknown name, or a file that `save` did not write.
@@ -90,7 +91,7 @@ def load(name_or_path: str | Path) -> tuple[DepthDistilledDBD, Variables]:
     return model, unflatten_dict(arrays, sep="/")
 
 
-def read_metadata(name_or_path: str | Path) -> Metadata:
+def read_metadata(name_or_path: str | os.PathLike) -> Metadata:
     """What the weights file says of itself, without reading the arrays. Raises UserError as `load` does."""
     path = find(name_or_path)
     with open_safetensors(path) as file:
@@ -107,7 +108,7 @@ def read_metadata(name_or_path: str | Path) -> Metadata:
     return Metadata(config=config, dataset=dataset, license=license, threshold=threshold)
 
 
-def _damaged(path: Path, reason: str) -> UserError:
+def _damaged(path: os.PathLike, reason: str) -> UserError:
     reason = shown(" ".join(reason.split()))[:200]
     return UserError(f"{shown(path)}: what it says of its network is damaged ({reason}): take another copy")
 
@@ -117,23 +118,25 @@ def bundled() -> list[str]:
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
 
 
-def find(name_or_path: str | Path) -> Path:
-    """The file behind a bundled name, a file or a training run's folder."""
-    path = Path(name_or_path)
+def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
+    """The file behind a bundled name, a file or a training run's folder; of the second type where it is in a store."""
     if str(name_or_path) in bundled():
         return BUNDLED / f"{name_or_path}.safetensors"
-    if os.path.isfile(path / "weights.safetensors"):
+    path = as_path(name_or_path)
+    path = path if is_remote(path) else Path(path)
+    if is_file(path / "weights.safetensors"):
         return path / "weights.safetensors"
-    if os.path.isfile(path):
+    if is_file(path):
         if path.suffix != ".safetensors":
             raise UserError(f"{shown(path)}: not a .safetensors file; `jaxdbd convert` makes one from PyTorch's files")
         return path
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise os_error(error, path, "cannot be read") from error
+    if not is_remote(path):
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise os_error(error, path, "cannot be read") from error
     names = ", ".join(bundled()) or "none"
     raise UserError(
         f"no weights at {shown(name_or_path)}: give a .safetensors file, a training folder, or a bundled name ({names})"
@@ -156,7 +159,7 @@ def _config(model: DepthDistilledDBD) -> dict[str, Any]:
     return {name: getattr(model, name) for name in sorted(fields)} | {"dtype": jnp.dtype(model.dtype).name}
 
 
-def _model(path: Path, config: dict[str, Any]) -> DepthDistilledDBD:
+def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
     fields = {f.name for f in dataclasses.fields(DepthDistilledDBD)}
     if unknown := sorted(config.keys() - fields):
         listing = shown(", ".join(unknown))[:200]

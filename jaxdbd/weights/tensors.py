@@ -1,46 +1,65 @@
 """The arrays of a file by name: `.safetensors`, `.npz` or PyTorch's."""
 
+import contextlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_errors_in_one_line, shown
+from jaxdbd.files import is_file, local_file, os_errors_in_one_line, shown
+from jaxdbd.paths import as_path, is_remote
 from jaxdbd.weights.pth import read_pth, state_dict
 
 # What zipfile and NumPy raise of damaged archives; NotImplementedError is a RuntimeError.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, SyntaxError, RuntimeError, MemoryError)
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays by name of a `.safetensors`, an `.npz` or a PyTorch file, whichever its bytes say it is.
 
     Raises UserError for a file that cannot be read or is none of them.
     """
-    path = Path(path)
-    kind = _kind(path)
+    path = as_path(path)
+    if is_remote(path) and not is_file(path):
+        raise UserError(f"{shown(path)}: no such file")
+    with local_file(path) as local:
+        return _read(local, path)
+
+
+def _read(local: Path, path: os.PathLike) -> dict[str, np.ndarray]:
+    """Reads `local`, the file that the user named `path`."""
+    kind = _kind(local)
     if kind == ".safetensors":
-        with open_safetensors(path) as file:
+        with _opened(local, path) as file:
             return state_dict({name: _tensor(path, file, name) for name in file.keys()}, path)  # noqa: SIM118
     if kind == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(local, allow_pickle=False) as file:
                 return state_dict(dict(file), path)
         except DAMAGED as error:
             raise UserError(f"{shown(path)}: not an .npz file of plain arrays ({_said(error)})") from error
-    return read_pth(path)
+    return read_pth(local)
 
 
-def open_safetensors(path: Path):
-    """The open file. Raises UserError where it is no safetensors file."""
-    with os_errors_in_one_line(path, "cannot be read"), path.open("rb"):
+@contextlib.contextmanager
+def open_safetensors(path: str | os.PathLike) -> Iterator[Any]:
+    """The open file, local or of a store. Raises UserError where it is no safetensors file."""
+    path = as_path(path)
+    with local_file(path) as local, _opened(local, path) as file:
+        yield file
+
+
+def _opened(local: Path, path: os.PathLike) -> Any:
+    with os_errors_in_one_line(path, "cannot be read"), local.open("rb"):
         pass  # safetensors calls everything that it may not open missing
     try:
-        return safetensors.safe_open(path, framework="numpy")
+        return safetensors.safe_open(local, framework="numpy")
     except (safetensors.SafetensorError, OSError, UnicodeError) as error:
         raise UserError(f"{shown(path)}: not a safetensors file ({_said(error)})") from error
 
@@ -62,7 +81,7 @@ def _kind(path: Path) -> str:
     return path.suffix
 
 
-def _tensor(path: Path, file, name: str) -> np.ndarray:
+def _tensor(path: os.PathLike, file: Any, name: str) -> np.ndarray:
     try:
         return file.get_tensor(name)
     except (safetensors.SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:

@@ -10,6 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
 from jaxdbd.training.logs import RunLog, device_memory, read_metrics
+from jaxdbd.training.spool import Spool
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -25,7 +26,7 @@ def read_events(folder: Path) -> list[Event]:
 
 
 def log_run(workdir: Path, steps, start: int = 0) -> None:
-    log = RunLog(workdir, 10, start, active=True)
+    log = RunLog(Spool(workdir), 10, start, active=True)
     for step in steps:
         log.advance(step)
         log.write(step, {"loss": 1 / step})
@@ -33,7 +34,7 @@ def log_run(workdir: Path, steps, start: int = 0) -> None:
 
 
 def test_writes_lines_and_tensorboard(tmp_path, capfd):
-    log = RunLog(tmp_path, 10, 0, active=True)
+    log = RunLog(Spool(tmp_path), 10, 0, active=True)
     log.write(3, {"loss": 0.123456789, "eval/mae": 1e-9})
     log.image(3, "eval/panel", np.zeros((4, 6, 3), np.uint8))
     log.message("a word to who watches")
@@ -62,7 +63,7 @@ def test_resumed_run_repeats_nothing(tmp_path):
 
 
 def test_other_processes_write_nothing(tmp_path, capfd):
-    log = RunLog(tmp_path, 10, 0, active=False)
+    log = RunLog(Spool(tmp_path), 10, 0, active=False)
     log.advance(1)
     log.write(1, {"loss": 1.0})
     log.image(1, "panel", np.zeros((4, 6, 3), np.uint8))

@@ -1,0 +1,142 @@
+"""Datasets in object stores: put there with the metadata last, and copied to a local cache before they are read.
+
+array_record reads and writes local files only. A dataset in a store is whole when its `dataset_info.json` is there; so
+that goes up last, and where a dataset is replaced it is the first to go.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from jaxdbd.errors import UserError
+from jaxdbd.files import os_errors_in_one_line
+from jaxdbd.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
+from jaxdbd.transfer import Object, at_once, download, is_copy, list_objects, upload, with_progress
+
+LAST = "dataset_info.json"
+# What the cache knows of its files: {name: [size, checksum in the store, modification time in ns]}.
+RECORD = ".copied.json"
+
+
+def local_data_dir(dataset: str, data_dir: str | os.PathLike, cache_dir: str = "") -> Path:
+    """The local folder to read a dataset of `data_dir` from: that itself, or the cache that it is copied to now.
+
+    A copy is made once; a later start only asks the store whether it is still the same. Processes that share the cache
+    wait for each other.
+
+    Args:
+      dataset: such as 'dbd/cuhk'; all versions of it that are whole are copied.
+      data_dir: where it was built; local or in a store.
+      cache_dir: the cache; empty for jaxdbd's in the user's cache folder.
+
+    Raises:
+      UserError: where the store refuses or holds no such dataset, or the local disk does not take it.
+    """
+    data_dir = as_path(data_dir)
+    if not is_remote(data_dir):
+        return Path(data_dir)
+    local = mirror(cache_folder(cache_dir), "data", data_dir)
+    name = dataset.partition(":")[0]
+    objects = list_objects(data_dir / name)
+    whole = {os.path.dirname(n) for n in objects if os.path.basename(n) == LAST}
+    wanted = {n: found for n, found in objects.items() if os.path.dirname(n) in whole}
+    if wanted:
+        failed = "the cache cannot be written (config.cache_dir takes another folder)"
+        with os_errors_in_one_line(local, failed), sole_user(local / name):
+            copy_objects(data_dir / name, wanted, local / name)
+    else:
+        shutil.rmtree(local / name, ignore_errors=True)  # what was there once is there no more
+    return local
+
+
+def copy_objects(remote: epath.Path, objects: dict[str, Object], local: Path) -> None:
+    """Makes `local` hold exactly these objects, each verified; those that are there already are left alone."""
+    missing = sorted(name for name in objects if not is_known(local, name, objects[name], remote))
+    sizes = {name: objects[name].size for name in missing}
+    free = shutil.disk_usage(local).free
+    if sum(sizes.values()) > free:
+        need = f"{sum(sizes.values()) / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
+        raise UserError(f"{local}: no room for a copy of {remote} ({need}): config.cache_dir takes another folder")
+    if missing:
+        fetched = at_once(lambda n: download(remote / n, local / n, objects[n]), missing)
+        with_progress(f"copying {remote} to {local}", sizes, fetched)
+    for path in local.rglob("*"):
+        if path.is_file() and path.name not in (RECORD, ".lock") and str(path.relative_to(local)) not in objects:
+            path.unlink()
+    record(local, objects)
+
+
+def record(local: Path, objects: dict[str, Object]) -> None:
+    """Notes that the files of `local` are verified copies of these objects."""
+    kept = {name: [*found, (local / name).stat().st_mtime_ns] for name, found in objects.items()}
+    (local / RECORD).write_text(json.dumps(kept))
+
+
+def is_known(local: Path, name: str, wanted: Object, remote: epath.Path) -> bool:
+    """Whether a local file is a copy of an object: by the record while nobody has touched it, else by its bytes."""
+    path = local / name
+    if not path.is_file():
+        return False
+    try:
+        known = json.loads((local / RECORD).read_text()).get(name)
+    except (FileNotFoundError, json.JSONDecodeError):  # a copy that was killed
+        known = None
+    stat = path.stat()
+    if known == [*wanted, stat.st_mtime_ns] and stat.st_size == wanted.size:
+        return True
+    return bool(wanted.checksum) and str(remote).startswith("gs://") and is_copy(path, remote, wanted)
+
+
+@contextlib.contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Makes a folder, and holds it for this process; waits while another has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process dies
+        yield
+
+
+def check_whole(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises UserError where a shard is not there: the reader would take it for an empty one."""
+    for split in builder.info.splits.values():
+        for path in split.filepaths:
+            if not path.exists():
+                raise UserError(f"{path}: this shard is missing: build the dataset again with --overwrite")
+
+
+def is_whole(folder: epath.Path) -> bool:
+    """Whether a folder of a store holds a dataset that was put there to the end. Raises UserError if it refuses."""
+    return LAST in list_objects(folder)
+
+
+def put_dataset(local: Path, remote: epath.Path) -> None:
+    """Puts a built dataset into a store, the metadata last. What a killed one has put already is not sent again.
+
+    Raises:
+      UserError: where a shard is missing, or the store refuses or has got something else than was sent.
+    """
+    builder = tfds.builder_from_directory(local)
+    check_whole(builder)
+    files = {path.name: path for path in local.iterdir() if path.is_file() and not path.name.startswith(".")}
+    there = list_objects(remote)
+    for name in [LAST, *sorted(there.keys() - files.keys())]:
+        if name in there:
+            with store_errors_in_one_line(remote / name):
+                filesystem(remote).rm_file(str(remote / name))
+    sizes = {n: p.stat().st_size for n, p in files.items() if n != LAST}
+    new = {n for n in sizes if not (n in there and there[n].checksum and is_copy(files[n], remote, there[n]))}
+    sent = at_once(lambda name: upload(files[name], remote / name), sorted(new))
+    with_progress(f"putting {remote}", {n: sizes[n] for n in new}, sent)
+    arrived = list_objects(remote)
+    for name in sizes:
+        if name not in arrived or not is_copy(files[name], remote, arrived[name]):
+            raise UserError(f"{remote / name}: the store has not got what was sent: run the same command again")
+    upload(files[LAST], remote / LAST)
+    record(local.parent, {f"{local.name}/{name}": found for name, found in list_objects(remote).items()})
