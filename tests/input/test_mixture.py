@@ -88,7 +88,7 @@ def test_resumes_exactly_and_processes_share_the_stream(parts):
 
 
 def test_parts_and_splits_belong_together(monkeypatch):
-    monkeypatch.setattr(pipeline, "open_split", lambda name, split, data_dir: [{"of": f"{name} {split}"}])
+    monkeypatch.setattr(pipeline, "open_split", lambda name, split, *_: [{"of": f"{name} {split}"}])
 
     def opened(*arguments):
         return [records[0]["of"] for records in open_parts(*arguments)]
