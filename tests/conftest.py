@@ -3,17 +3,22 @@
 import os
 from pathlib import Path
 
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
 ROOT = Path(__file__).resolve().parents[1]
 
-# Set before JAX is imported, for the programs that tests start as well as for the tests. Compiling is most of what they
-# cost: LLVM's optimizations, which change no result that is checked here, are left out, and what was compiled is kept.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+# Compiling is most of what tests cost: LLVM's optimizations, which change no result that is checked here, are left out,
+# and what was compiled is kept. For the tests, and in the environment for the programs that they start.
+SETTINGS = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(ROOT / ".cache" / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+}
+for name, value in SETTINGS.items():
+    os.environ[name.upper()] = str(value)
+    jax.config.update(name, value)
 
 # Every jaxtyping annotation is checked while the tests run.
 install_import_hook(["jaxdbd", "data"], "beartype.beartype")

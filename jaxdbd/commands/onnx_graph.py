@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 from flax.traverse_util import flatten_dict
-from numpy.typing import ArrayLike, DTypeLike
 from onnx import TensorProto, helper, numpy_helper
 
 from jaxdbd.inference import BLOCK
@@ -40,7 +39,7 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [x], names, axis=axis))
         return names
 
-    def constant(self, name: str, values: ArrayLike, dtype: DTypeLike = np.float32) -> str:
+    def constant(self, name: str, values: Any, dtype: Any = np.float32) -> str:
         """Stores a tensor under a name, and returns the name."""
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(values, dtype), name)
         return name

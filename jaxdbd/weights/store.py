@@ -77,8 +77,8 @@ def load(name_or_path: str | os.PathLike) -> tuple[DepthDistilledDBD, Variables]
     arrays = read_tensors(path)
     if odd := [name for name, array in arrays.items() if not np.issubdtype(array.dtype, np.number)]:
         raise _damaged(path, f"{odd[0]} is of type {arrays[odd[0]].dtype}")
-    # Converted by NumPy: JAX would compile a conversion for every shape.
-    arrays = {name: jnp.asarray(array.astype(np.float32)) for name, array in arrays.items()}
+    # Converted by NumPy and moved as they are: JAX would compile a conversion, or a copy, for every shape.
+    arrays = {name: jax.device_put(array.astype(np.float32)) for name, array in arrays.items()}
     expected: dict[str, Any] = flatten_dict(shapes(model), sep="/")
     differing = sorted(
         name

@@ -13,7 +13,7 @@ from jaxdbd.network import convolutions
 
 
 def random(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+    return jax.device_put(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def close(a, b, tolerance=1e-5):

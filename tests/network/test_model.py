@@ -18,7 +18,7 @@ def small(**fields):
 
 
 def normal(*shape) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
+    return jax.device_put(np.random.default_rng(1).standard_normal(shape, np.float32))
 
 
 @pytest.fixture(scope="module")

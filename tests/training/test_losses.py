@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 
 from jaxdbd.network.model import Output
-from jaxdbd.training.losses import (
-    bce,
-    dof_edge,
-    joint_loss,
-    l1,
-    l2,
-    midas,
-    restretched,
-    scale_shift_invariant,
-    shrink_to,
-    soft_iou,
+from jaxdbd.training import losses
+from jaxdbd.training.losses import joint_loss, shrink_to
+
+# Each as one program: their operations, compiled one by one for every shape, take longer.
+TERMS = ("bce", "soft_iou", "dof_edge", "l1", "l2", "restretched", "scale_shift_invariant", "midas")
+bce, soft_iou, dof_edge, l1, l2, restretched, scale_shift_invariant, midas = (
+    jax.jit(getattr(losses, name)) for name in TERMS
 )
 
 
