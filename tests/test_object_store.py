@@ -304,12 +304,12 @@ def make_data():
     return iter(grain.MapDataset.range(100).seed(0).shuffle().batch(2).to_iter_dataset())
 
 
-def save(folder: str, *steps: int) -> None:
+def save(folder: str, *steps: int, metrics: dict[str, float] | None = None) -> None:
     manager, data = checkpoint.open_manager(folder, 10), make_data()
     for step in range(1, max(steps) + 1):
         next(data)
         if step in steps:
-            checkpoint.save(manager, step, make_state(step), data, CONFIG, None)
+            checkpoint.save(manager, step, make_state(step), data, CONFIG, metrics)
     manager.close()
 
 
@@ -353,6 +353,24 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_written_again(store, how
     save(folder, 3)
     state, data = restore(folder)
     assert int(state["step"]) == 3
+
+
+def test_metrics_that_cannot_be_read_set_their_checkpoint_aside_in_a_store(store, capfd):
+    folder = "gs://bucket/metrics"
+    save(folder, 1, 2, metrics={"mae": 0.3})
+    files.write_whole(as_path(f"{folder}/2/metrics/metrics"), "")
+    capfd.readouterr()
+    assert int(restore(folder)[0]["step"]) == 1
+    assert f"warning: checkpoint {folder}/2 is damaged, passed over (its metrics" in capfd.readouterr().err
+    assert int(restore(folder)[0]["step"]) == 1  # what is left of it harms nobody
+    assert "warning" not in capfd.readouterr().err
+    save(folder, 2, metrics={"mae": 0.2})
+    assert int(restore(folder)[0]["step"]) == 2
+    for step in "12":
+        files.write_whole(as_path(f"{folder}/{step}/metrics/metrics"), "")
+    with pytest.raises(UserError, match=f"no checkpoint in {folder} can be read"):
+        restore(folder)
+    assert {f"{step}/commit_success.txt" for step in "12"} <= names(folder)
 
 
 def test_a_store_that_goes_away_is_not_taken_for_damage(store, monkeypatch):
