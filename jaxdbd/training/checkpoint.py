@@ -216,6 +216,8 @@ def set_aside_without_metrics(folder: epath.Path) -> None:
         found = [entry for entry in found if is_file(entry / MARK)]
     steps = sorted(int(entry.name) for entry in found)
     damaged = [step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")]
+    # All have looked before the first renames: a process that came later would see nothing damaged, and not wait below.
+    ocp.multihost.sync_global_processes("checkpoints looked at")
     if not damaged:
         return
     for step in damaged:
