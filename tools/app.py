@@ -23,6 +23,7 @@ from selenium import webdriver
 from skimage.color import gray2rgb
 
 from data import synthetic
+from jaxdbd.startup import exit_status
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chelsea", "coffee", "astronaut", "rocket", "coins", "grass", "brick")
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

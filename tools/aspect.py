@@ -8,6 +8,7 @@ square, the rest mirrored (fewer pixels of the photograph). Scored under protoco
 """
 
 import argparse
+import sys
 from functools import partial
 
 import cv2
@@ -20,6 +21,7 @@ from jaxdbd.input.geometry import resize
 from jaxdbd.input.pipeline import decode, open_split
 from jaxdbd.scoring.maps import to_map
 from jaxdbd.scoring.metrics import count_levels, summarize_ddff
+from jaxdbd.startup import exit_status
 
 
 def squashed(focus_of, image, side):
@@ -68,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ given is left out.
 """
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from jaxdbd.input.pipeline import open_parts
 from jaxdbd.photos import SUFFIXES, read_photograph
 from jaxdbd.scoring.maps import focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh, replicated
+from jaxdbd.startup import exit_status
 
 BLURS = (1, 2, 4)  # radius in percent of the longer side
 BATCH = 8
@@ -95,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

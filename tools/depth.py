@@ -7,12 +7,14 @@ either varies within a photograph (standard deviation); means over the photograp
 """
 
 import argparse
+import sys
 
 import numpy as np
 
 import jaxdbd
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import decode, open_split
+from jaxdbd.startup import exit_status
 
 
 def main() -> None:
@@ -40,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

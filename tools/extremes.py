@@ -9,6 +9,7 @@ scikit-learn that are sharp all over, as they are and blurred, each with its own
 """
 
 import argparse
+import sys
 
 import numpy as np
 import skimage.data
@@ -18,6 +19,7 @@ from sklearn.datasets import load_sample_image
 import jaxdbd
 from jaxdbd.input.augment import defocus, sharp_box
 from jaxdbd.input.pipeline import decode, open_split
+from jaxdbd.startup import exit_status
 
 MIN_SIDE = 128
 BLURS = (1, 2, 4)  # radius in percent of the longer side
@@ -79,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ sharp all over, and brick (CC0 Textures), once sharp and once blurred by a hundr
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import skimage.data
@@ -24,6 +25,7 @@ from jaxdbd.input.augment import defocus
 from jaxdbd.overlay import depth_colours, overlay
 from jaxdbd.panels import grey, panel
 from jaxdbd.paths import local_path
+from jaxdbd.startup import exit_status
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -57,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))

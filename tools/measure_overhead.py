@@ -11,6 +11,7 @@ many steps as lie between two checkpoints of the config.
 import argparse
 import itertools
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxdbd import sharding
-from jaxdbd.startup import keep_memory
+from jaxdbd.startup import exit_status, keep_memory
 from jaxdbd.training.config import load_config
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import compile_steps, initial_variables, make_model, train
@@ -88,4 +89,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     keep_memory()  # as train.py does
-    main()
+    sys.exit(exit_status(main))

@@ -8,6 +8,9 @@ overlap, as a ring: 2 (n - 1) / n times its bytes through the slowest link.
 
 import dataclasses
 import math
+import sys
+
+from jaxdbd.startup import exit_status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main))
