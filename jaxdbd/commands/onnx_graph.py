@@ -112,7 +112,8 @@ class Graph:
 def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     """A model with input `image` uint8 [B, S, S, 3] and outputs `focus` and, with a depth head, `depth`, [B, S, S].
 
-    S is `model.size`, B is free; values as `jaxdbd.predict` has them before it resizes to the photograph.
+    S is `model.size`, in the outputs half of it for an encoder named `_2x`; B is free. Values are as `jaxdbd.predict`
+    has them before it resizes to the photograph.
     """
     g, spec = Graph(variables), ENCODERS[model.encoder]
     x = g.add("Cast", "image", to=TensorProto.FLOAT)
@@ -136,11 +137,11 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     if model.depth_head:
         g.nodes.append(helper.make_node("Identity", [g.stretched(maps[1])], ["depth"]))
 
-    shape = ["batch", model.size, model.size]
+    square, shape = (["batch", side, side] for side in (model.size, model.size // model.reduction))
     graph = helper.make_graph(
         g.nodes,
         "jaxdbd",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [*shape, 3])],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [*square, 3])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in outputs],
         list(g.constants.values()),
     )
@@ -154,7 +155,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
 
 
 def encode(g: Graph, model: DepthDistilledDBD, x: str) -> list[str]:
-    """The five taps at strides 2 to 32."""
+    """The five taps at strides 2 to 32, or 4 to 64."""
     if model.encoder in VGG_DEPTHS:
         return encode_vgg(g, x, VGG_DEPTHS[model.encoder])
     if model.encoder in EFFICIENTNET_FACTORS:
@@ -204,7 +205,15 @@ def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
         before, after = same_padding(size, k, stride)
         return {"pads": [before, before, after, after], "stride": stride}
 
-    x = g.relu(conv_norm(x, "encoder/stem", **same(3, 2)), 6.0)
+    if g.has("encoder/fine/join"):
+        edges = g.relu(conv_norm(g.add("SpaceToDepth", x, blocksize=2), "encoder/fine/edges"), 6.0)
+        half = g.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
+        size //= 2
+        rest = g.conv(g.add("SpaceToDepth", edges, blocksize=2), "encoder/fine/join")
+        x = g.add("Add", conv_norm(half, "encoder/stem", **same(3, 2)), rest)
+    else:
+        x = conv_norm(x, "encoder/stem", **same(3, 2))
+    x = g.relu(x, 6.0)
     size //= 2
     taps = []
     for stage, (_, k, stride, _, _) in enumerate(EFFICIENTNET_STAGES, start=1):

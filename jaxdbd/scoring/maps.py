@@ -46,9 +46,10 @@ def focus_predictor(
 
     def at_scale(variables, images, scale):
         b, size, _, channels = images.shape
-        side = max(32, round(size * scale / 32) * 32)
+        side = max(1, round(size * scale / model.multiple)) * model.multiple
         maps = maps_of(model, variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
-        return jax.tree.map(lambda p: jax.image.resize(p, (b, size, size), "linear"), maps)
+        back = size // model.reduction
+        return jax.tree.map(lambda p: jax.image.resize(p, (b, back, back), "linear"), maps)
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def average(variables, images):

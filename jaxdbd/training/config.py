@@ -115,8 +115,9 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     for name in POSITIVE:
         if config[name] <= 0:
             raise UserError(f"config.{name}: {config[name]} is not positive")
-    if config.size % 32:
-        raise UserError(f"config.size: {config.size} is not a multiple of 32")
+    multiple = 16 * ENCODERS[config.encoder].stride
+    if config.size % multiple:
+        raise UserError(f"config.size: {config.size} is not a multiple of {multiple}")
     if config.steps < 1 and config.epochs < 1:
         raise UserError(f"config.steps={config.steps}, config.epochs={config.epochs}: one of them must be positive")
     if not 0 <= config.ema_decay < 1:

@@ -100,7 +100,7 @@ def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, in
         if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
             raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
     else:
-        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, model.multiple, model.multiple, 3)))
         variables = weights.init_encoder(variables, model.encoder, encoder_init)
     return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
 

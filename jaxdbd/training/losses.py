@@ -210,11 +210,16 @@ def joint_loss(
         return (per_image * weight).sum() / jnp.maximum(weight.sum(), 1)
 
     def over_outputs(term, fused, sides, target, known):
-        total = term(fused, target, known)
-        for side, side_weight in zip(sides, side_weights, strict=True):
-            size = side.shape[1:3]
+        def of(map_):
+            size = map_.shape[1:3]
+            if size == target.shape[1:3]:
+                return term(map_, target, known)
             small = (shrink_to(target, size), None) if known is None else shrink_known(target, known, size)
-            total = total + side_weight * term(side, *small)
+            return term(map_, *small)
+
+        total = of(fused)
+        for side, side_weight in zip(sides, side_weights, strict=True):
+            total = total + side_weight * of(side)
         return average(total)
 
     terms = {

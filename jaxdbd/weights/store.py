@@ -150,8 +150,9 @@ def shapes(model: DepthDistilledDBD) -> Variables:
 
 @functools.lru_cache(maxsize=8)
 def _shapes(model: Hashable) -> Variables:
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    return jax.eval_shape(cast(DepthDistilledDBD, model).init, jax.random.key(0), image)
+    network = cast(DepthDistilledDBD, model)
+    image = jax.ShapeDtypeStruct((1, network.multiple, network.multiple, 3), jnp.float32)
+    return jax.eval_shape(network.init, jax.random.key(0), image)
 
 
 def _config(model: DepthDistilledDBD) -> dict[str, Any]:
@@ -178,6 +179,7 @@ def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
         raise _damaged(path, f"widths are {widths!r}")
     if dtype not in DTYPES or srfb not in SRFB_KINDS:
         raise _damaged(path, f"dtype is {dtype!r}, srfb {srfb!r}")
-    if not 0 < config.get("size", 320) <= MOST_WIDE or config.get("size", 320) % 32:
-        raise _damaged(path, f"size is {config['size']}")
-    return DepthDistilledDBD(**config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(dtype).type})
+    model = DepthDistilledDBD(**config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(dtype).type})
+    if not 0 < model.size <= MOST_WIDE or model.size % model.multiple:
+        raise _damaged(path, f"size is {model.size}")
+    return model

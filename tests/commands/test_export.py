@@ -122,6 +122,7 @@ VARIANTS = {
     },
     "vgg19 as in the paper, no SRFB": {"encoder": "vgg19", "srfb": "none"},
     "resnext101 as released": {"encoder": "resnext101"},
+    "lite0_2x": {"encoder": "lite0_2x", "widths": (24, 24, 24, 16, 16), "full_resolution": False},
 }
 
 

@@ -117,6 +117,15 @@ def test_joint_loss_is_the_weighted_sum(focus_loss, terms, depth_loss, depth_ter
     np.testing.assert_allclose([without, headless], focus, rtol=1e-5)
 
 
+def test_a_fused_map_of_half_the_size_has_the_mean_of_the_mask_as_its_target():
+    rng = np.random.default_rng(3)
+    output = random_output(rng)
+    mask = jnp.asarray(rng.integers(0, 2, (2, 64, 64, 1)), jnp.float32)
+    options = {"focus_loss": "bce", "depth_loss": "l1", "gamma": 1.0, "side_weights": (0.0,) * 5}
+    total, _ = joint_loss(output, mask, None, jnp.ones(2), **options)
+    np.testing.assert_allclose(total, bce(output.focus, shrink_to(mask, (32, 32))).mean(), rtol=1e-6)
+
+
 def test_rows_of_weight_zero_do_not_count():
     rng = np.random.default_rng(2)
     output = random_output(rng, 3)

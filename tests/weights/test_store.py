@@ -195,6 +195,12 @@ def test_from_our_own_file(tmp_path, tiny):
     after = weights.init_encoder(before, "lite0", str(path))
     assert_same(split(after)[0], split(tiny)[0])
     assert_same(split(after)[1], split(before)[1])
+    fine = random_variables(dataclasses.replace(TINY, encoder="lite0_2x"), seed=1)
+    after = split(weights.init_encoder(fine, "lite0_2x", str(path)))[0]
+    own = {name for name in after if "/fine/" in name}
+    assert own
+    assert_same({k: after[k] for k in own}, {k: split(fine)[0][k] for k in own})
+    assert_same({k: after[k] for k in after.keys() - own}, split(tiny)[0])
     vgg = random_variables(DepthDistilledDBD(encoder="vgg16", widths=(8, 8, 8, 8, 8), full_resolution=False))
     with pytest.raises(UserError, match="its encoder is not vgg16"):
         weights.init_encoder(vgg, "vgg16", str(path))
