@@ -56,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where an ONNX file leaves it open")
     g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="subtracted from an ONNX input in [0, 1]")
     g.add_argument("--teacher_std", type=_floats, metavar="R,G,B", help="what the rest is divided by")
+    g.add_argument(
+        "--teacher_features",
+        type=_names,
+        default=(),
+        metavar="NAME[,NAME]",
+        help="tensors of an ONNX file's graph, to be stored beside the depth",
+    )
 
     g = p.add_argument_group("raw folders that differ from the published ones")
     g.add_argument("--images", metavar="DIR[,DIR]", help="folder of photographs of each split, below --manual_dir")
@@ -92,6 +99,10 @@ def _floats(text: str) -> tuple[float, ...]:
     return float(r), float(g), float(b)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
 
@@ -124,9 +135,7 @@ def build(args: argparse.Namespace) -> None:
             from something else in its place.
     """
     check_flags(args)
-    settings = teachers.Settings(
-        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
-    )
+    settings = teacher_settings(args)
     teacher = teachers.open_teacher(settings)
     runner = beam_options(args)
     plan = make_plan(args, settings)
@@ -173,6 +182,19 @@ def build(args: argparse.Namespace) -> None:
         tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
 
 
+def teacher_settings(args: argparse.Namespace) -> teachers.Settings:
+    """What the flags say of the teacher."""
+    return teachers.Settings(
+        args.teacher,
+        args.teacher_preset,
+        args.teacher_polarity,
+        args.teacher_size,
+        args.teacher_mean,
+        args.teacher_std,
+        args.teacher_features,
+    )
+
+
 def tell_of_depth(folder: Path, tells_auc: bool) -> None:
     """Prints how well nearness tells what is in focus, and warns of holes in the teacher's maps."""
     from data.describe import auc_line, holes_line, statistics
@@ -194,6 +216,10 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.teacher == "none" and args.dataset == "refocused":
         raise UserError("--dataset=refocused blurs by depth: give a teacher, dir:DIR, onnx:FILE or hf:MODEL")
+    if args.teacher_features and not args.teacher.startswith("onnx:"):
+        raise UserError(f"--teacher_features are tensors of an ONNX file: --teacher={args.teacher} has none")
+    if args.teacher_features and args.dataset == "refocused":
+        raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
     if args.renderings < 1:
         raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:

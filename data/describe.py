@@ -93,8 +93,10 @@ def describe(folder: Path, sheet: Path) -> None:
         table.add_row(split, str(len(s["focus"])), width, height, focus, f"{s['depth_missing'].mean():.0%}")
     Console().print(table)
     print("width, height: median (range); in focus: mean share (quartiles)")
-    teacher = info.metadata["teacher"] or {"name": "none"}
-    print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items()))
+    teacher: dict[str, Any] = info.metadata["teacher"] or {"name": "none"}
+    print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items() if key != "features"))
+    for key, found in teacher.get("features", {}).items():
+        print(f"{key}: {found['tensor']}, {' x '.join(map(str, found['shape']))}")
     rendered = "valid" in info.features
     for split, s in {} if rendered else figures.items():  # where we chose the focus, it tells nothing of the teacher
         print(auc_line(split, s["auc"]))
