@@ -44,7 +44,7 @@ def part(maps: Float32[np.ndarray, "h w c"], box: tuple[float, ...], flip: bool)
     height, width, channels = maps.shape
     rows, columns = _weights(height, box[1], box[3]), _weights(width, box[0], box[2])
     columns = columns[::-1] if flip else columns
-    unknown = np.isnan(maps).any(axis=-1)
+    unknown = np.asarray(np.isnan(maps).any(axis=-1))
     known = np.where(unknown[..., None], np.float32(0), maps)
     out = np.matmul(columns, (rows @ known.reshape(height, -1)).reshape(height, width, channels))
     out[rows @ unknown.astype(np.float32) @ columns.T > 1e-6] = np.nan
