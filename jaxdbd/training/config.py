@@ -115,6 +115,8 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     for name in POSITIVE:
         if config[name] <= 0:
             raise UserError(f"config.{name}: {config[name]} is not positive")
+    if config.feature_weight < 0:
+        raise UserError(f"config.feature_weight: {config.feature_weight} is negative")
     if config.size % 32:
         raise UserError(f"config.size: {config.size} is not a multiple of 32")
     if config.steps < 1 and config.epochs < 1:
