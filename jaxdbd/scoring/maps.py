@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdbd.compiling import inference_options
 from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
 from jaxdbd.input.geometry import to_size
@@ -50,7 +51,7 @@ def focus_predictor(
         maps = maps_of(model, variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
         return jax.tree.map(lambda p: jax.image.resize(p, (b, size, size), "linear"), maps)
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=inference_options())
     def average(variables, images):
         images = normalize(images, model.encoder)
         views = [(images, lambda p: p)]
