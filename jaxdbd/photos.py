@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdbd.decoding import HEIF, decoded, is_raw_name, opened, orientation, strips
+from jaxdbd.decoding import HEIF, decoded, is_raw_name, opened, orientation, reduce_decoding, strips
 from jaxdbd.errors import UserError
 from jaxdbd.files import is_photograph_in_folder, name_key, os_error, shown, shown_apart
 from jaxdbd.parallel import LARGE, in_turn
@@ -22,6 +22,9 @@ SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", "
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
 # A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
 DARK = 1 / 4
+# Sides of the network's square that a JPEG still has where it is decoded at less than its size. Choice of ours: the map
+# stays what it was (docs/performance.md), and the preview of the page can be had from it, too.
+SPARE = 4
 
 
 def find_photographs(
@@ -148,6 +151,23 @@ def photograph(path: str | Path, content: bytes | None = None) -> Iterator[tuple
     """
     with opened(path, content) as picture, in_turn(picture.width * picture.height):
         yield upright_rgb(path, picture, content)
+
+
+@contextlib.contextmanager
+def reduced_photograph(
+    path: str | Path, side: int, content: bytes | None = None
+) -> Iterator[tuple[Image.Image, tuple[int, int], str]]:
+    """`photograph`, with its own (height, width), for a square of `side` pixels or less that is made of it.
+
+    A JPEG far larger than that is decoded at a half, a quarter or an eighth of its size: resizing would throw the rest
+    away. The square, and so the map, differs a little (docs/performance.md).
+    """
+    with opened(path, content) as picture:
+        turned = orientation(path, picture) >= 5
+        size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+        with in_turn(reduce_decoding(picture, SPARE * side)):
+            picture, remark = upright_rgb(path, picture, content)
+            yield picture, size, remark
 
 
 def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = None) -> tuple[Image.Image, str]:

@@ -25,7 +25,7 @@ from jaxdbd.input.geometry import to_size
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.overlay import depth_picture, overlay
 from jaxdbd.parallel import ahead, cores, in_turn
-from jaxdbd.photos import photograph
+from jaxdbd.photos import photograph, reduced_photograph
 from jaxdbd.weights import Variables
 
 COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
@@ -96,9 +96,9 @@ def read_square(path: Path, side: int) -> Predicted:
     if not os.path.isfile(path):  # a pipe gives what it holds once; of anything else the reader says what is wrong
         with contextlib.suppress(OSError):
             content = path.read_bytes()
-    with photograph(path, content) as (picture, remark):
+    with reduced_photograph(path, side, content) as (picture, size, remark):
         square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-        return Predicted(path, (picture.height, picture.width), square, square[..., 0], None, remark, content)
+        return Predicted(path, size, square, square[..., 0], None, remark, content)
 
 
 def write_prediction(

@@ -12,8 +12,9 @@ import tifffile
 from odd_files import camera_raw
 from PIL import Image
 
+from jaxdbd.decoding import opened, reduce_decoding
 from jaxdbd.errors import UserError
-from jaxdbd.photos import find_photographs, read_photograph
+from jaxdbd.photos import SPARE, find_photographs, read_photograph, reduced_photograph
 
 RAMP = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(20, axis=0)  # 20 high, 32 wide, dark to bright
 COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
@@ -351,3 +352,69 @@ def test_nothing_to_do_is_said(folder, tmp_path):
     for missing in ("nowhere.jpg", "*.xyz"):
         with pytest.raises(UserError, match="no such file"):
             find_photographs([str(folder / missing)], tmp_path / "out")
+
+
+# --- Decoded at less than their size ---
+
+
+def large(height: int, width: int) -> Image.Image:
+    """Something with structure of every size."""
+    rng = np.random.default_rng(0)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((width, height)), np.float32)
+        for n in (4, 20, 90)
+    ]
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+def square(picture: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)).astype(int)
+
+
+@pytest.mark.parametrize(("factor", "left"), [(1, 1), (2, 1 / 2), (5, 1 / 4), (9, 1 / 8), (40, 1 / 8)])
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}])
+def test_a_large_jpeg_is_decoded_at_the_least_size_that_is_enough(tmp_path, factor, left, kind):
+    side, (height, width) = 16, (factor * SPARE * 16 + 8, factor * SPARE * 16 + 40)
+    path = save(tmp_path / "a.jpg", large(height, width), **kind)
+    with reduced_photograph(path, side) as (picture, size, remark):
+        assert (size, remark) == ((height, width), "")
+        assert picture.size == (np.ceil(width * left), np.ceil(height * left))
+        assert abs(square(picture, side) - square(read_photograph(path), side)).mean() < 1  # of 255
+        if left == 1:
+            np.testing.assert_array_equal(picture, read_photograph(path))
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_a_reduced_jpeg_is_upright_and_has_its_own_size(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = save(tmp_path / "a.jpg", large(500, 900), exif=exif)
+    whole = read_photograph(path)
+    with reduced_photograph(path, 16) as (picture, size, _):
+        assert size == (whole.height, whole.width)
+        assert picture.width < whole.width / 2
+        assert abs(square(picture, 16) - square(whole, 16)).mean() < 1
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "RGB"), ("webp", "RGB"), ("jpg", "L"), ("jpg", "CMYK")])
+def test_what_cannot_be_reduced_is_read_whole(tmp_path, suffix, mode):
+    path = save(tmp_path / f"a.{suffix}", large(500, 900).convert(mode))
+    with reduced_photograph(path, 16) as (picture, size, _):
+        assert (size, picture.mode) == ((500, 900), "RGB")
+        if suffix != "jpg":
+            np.testing.assert_array_equal(picture, read_photograph(path))
+        else:
+            assert abs(square(picture, 16) - square(read_photograph(path), 16)).mean() < 1
+
+
+def test_memory_is_counted_as_decoding_takes_it(tmp_path):
+    for name, options, share in (("a.jpg", {}, 1 / 16), ("b.jpg", {"progressive": True}, 1), ("c.png", {}, 1)):
+        with opened(save(tmp_path / name, large(800, 1600), **options)) as picture:
+            assert reduce_decoding(picture, 200) == 800 * 1600 * share
+
+
+def test_a_reduced_jpeg_that_is_cut_off_is_refused(tmp_path):
+    path = save(tmp_path / "a.jpg", large(800, 1600))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="cannot be read as a picture"), reduced_photograph(path, 16):
+        pass

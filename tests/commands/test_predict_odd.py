@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from odd_files import (
     LONG,
     NOT_UTF8,
@@ -25,8 +26,10 @@ from odd_files import (
 )
 from PIL import Image
 
+import jaxdbd
 from jaxdbd import predicted
 from jaxdbd.__main__ import main
+from jaxdbd.photos import read_photograph
 
 
 @pytest.fixture
@@ -170,12 +173,55 @@ def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
     save(tmp_path / "in" / "turned.jpg", large.transpose(Image.Transpose.ROTATE_90), exif=exif)
     del large
     flags = ["--out", tmp_path / "out", "--weights", tiny_weights(tmp_path), "--overlay", "--depth", "--binary"]
+    flags.append(f"--report={tmp_path / 'report.html'}")
     command = [sys.executable, "-c", PEAK, "predict", tmp_path / "in", *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 3  # GB
     assert "warning" not in done.stderr.lower()
     with Image.open(tmp_path / "out" / "turned.png") as picture:
         assert picture.size == (16320, 12240)
+    assert (tmp_path / "report.html").stat().st_size > 1000
+
+
+PAGE = """
+import resource, sys
+from pathlib import Path
+from jaxdbd.app import session as sessions
+session = sessions.Session(sessions.network(sys.argv[1]))
+for name in ("a.jpg", "a.jpg"):
+    number, path = sessions.add_upload(session, name)
+    path.symlink_to(sys.argv[2])
+    session.pending.put(number)
+sessions.work(session)
+photograph = sessions.look(session, 0)
+assert photograph.preview.shape == (1200, 1600, 3), photograph.preview.shape
+sessions.overlay_jpeg(photograph, 0.5)
+for ending in (".png", ".binary.png", ".overlay.jpg", ".depth.png"):
+    sessions.write_prediction(photograph.predicted, Path(session.folder.name, "out"), [ending], 0.5)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_megapixels_on_the_page_fit_in_three_gigabytes(tmp_path):
+    large = save(tmp_path / "a.jpg", Image.fromarray(ramp(765, 1020)).resize((16320, 12240)))
+    command = [sys.executable, "-c", PAGE, tiny_weights(tmp_path), large]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 3  # GB
+
+
+@pytest.mark.slow
+def test_the_command_and_the_function_agree_on_a_large_jpeg(tmp_path):
+    for name, picture in (("cat", skimage.data.cat()), ("coffee", skimage.data.coffee())):
+        picture = Image.fromarray(picture)
+        save(tmp_path / "in" / f"{name}.jpg", picture.resize((9 * picture.width, 9 * picture.height)), quality=92)
+    assert main(["predict", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    model, variables = jaxdbd.load("lite")
+    for name in ("cat", "coffee"):
+        image = np.asarray(read_photograph(tmp_path / "in" / f"{name}.jpg"))
+        focus = np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) / 255
+        assert abs(focus - jaxdbd.predict(model, variables, image).focus).mean() < 0.005
 
 
 @pytest.mark.slow
