@@ -163,11 +163,13 @@ def reduced_photograph(
     away. The square, and so the map, differs a little (docs/performance.md).
     """
     with opened(path, content) as picture:
-        turned = orientation(path, picture) >= 5
-        size = (picture.width, picture.height) if turned else (picture.height, picture.width)
+        whole = picture.size
         with in_turn(reduce_decoding(picture, SPARE * side)):
+            reduced = picture.size != whole
+            turned = reduced and orientation(path, picture) in (5, 6, 7, 8)
             picture, remark = upright_rgb(path, picture, content)
-            yield picture, size, remark
+            width, height = (whole[::-1] if turned else whole) if reduced else picture.size
+            yield picture, (height, width), remark
 
 
 def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = None) -> tuple[Image.Image, str]:

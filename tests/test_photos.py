@@ -397,7 +397,7 @@ def test_a_reduced_jpeg_is_upright_and_has_its_own_size(tmp_path, turn):
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [("png", "RGB"), ("webp", "RGB"), ("jpg", "L"), ("jpg", "CMYK")])
-def test_what_cannot_be_reduced_is_read_whole(tmp_path, suffix, mode):
+def test_other_kinds_are_read_whole_and_other_colors_reduced(tmp_path, suffix, mode):
     path = save(tmp_path / f"a.{suffix}", large(500, 900).convert(mode))
     with reduced_photograph(path, 16) as (picture, size, _):
         assert (size, picture.mode) == ((500, 900), "RGB")
