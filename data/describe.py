@@ -126,7 +126,7 @@ def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     mask = _shrunk(record["mask"][..., 0]) / np.float32(255)
     if "valid" in record:
         mask = np.where(_shrunk(record["valid"][..., 0]) > 127, mask, np.float32(0.5))
-    maps = [mask] + [np.nan_to_num(record["depth"][..., 0])] * ("depth" in record)
+    maps = [mask, np.nan_to_num(record["depth"][..., 0])] if "depth" in record else [mask]
     return [_shrunk(record["image"]), *map(grey, maps)]
 
 
