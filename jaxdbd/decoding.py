@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
+import cv2
 import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_error, shown
-from jaxdbd.parallel import STRIP, strips_of
+from jaxdbd.parallel import LARGE, STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself refuses from 179 on and warns from 89 on, in words that name no file.
 MOST_PIXELS = 2**28
+# A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
+DARK = 1 / 4
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # In blocks of over 32 MB the C library returns what a picture took to the system; smaller ones threads may keep.
 Image.core.set_block_size(64 << 20)
@@ -115,6 +118,21 @@ def pixels(picture: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
     for top, strip in parts:
         array[top : top + strip.height] = np.asarray(strip)
     return array
+
+
+def largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None = None) -> float:
+    """The largest value of a decoded color picture with `sixteen_bits`, of which Pillow has kept the high bytes.
+
+    Of a large one it is told to a byte only; `content`, if given, is what the file holds.
+    """
+    high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
+    if "largest" in picture.info:
+        return float(picture.info["largest"])
+    if high >= DARK * 256 or picture.width * picture.height > LARGE:
+        return 256.0 * high
+    encoded = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
+    deep = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return 256.0 * high if deep is None else float(deep[..., :3].max())
 
 
 def is_raw_name(path: Path) -> bool:

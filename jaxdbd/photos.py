@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdbd.decoding import HEIF, decoded, is_raw_name, opened, orientation, strips
+from jaxdbd.decoding import DARK, HEIF, decoded, is_raw_name, largest_of_color, opened, orientation, strips
 from jaxdbd.errors import UserError
 from jaxdbd.files import is_photograph_in_folder, name_key, os_error, shown, shown_apart
-from jaxdbd.parallel import LARGE, in_turn
+from jaxdbd.parallel import in_turn
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
 # What cameras, desktops and editors leave beside photographs.
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
-# A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
-DARK = 1 / 4
 
 
 def find_photographs(
@@ -159,7 +156,7 @@ def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         grey, largest, white = _grey_to_rgb(picture)
         return grey, _dark(path, largest, white)
-    remark = _dark(path, _largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
+    remark = _dark(path, largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
     if picture.has_transparency_data:
         return _over_white(picture), remark
     try:
@@ -216,15 +213,3 @@ def _dark(path: str | Path, largest: float, white: float) -> str:
         f"{shown(path)}: its largest value is {largest:.0f} of {white:.0f}, so it looks nearly black: "
         "if it holds fewer bits than its file, stretch it (12 bits in 16: times 16)"
     )
-
-
-def _largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None) -> float:
-    """The largest value of a color photograph of 16 bits, of which `picture` holds the high byte."""
-    high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
-    if "largest" in picture.info:
-        return float(picture.info["largest"])
-    if high >= DARK * 256 or picture.width * picture.height > LARGE:
-        return 256.0 * high
-    encoded = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
-    deep = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    return 256.0 * high if deep is None else float(deep[..., :3].max())
