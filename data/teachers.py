@@ -8,13 +8,14 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float, Float16, Shaped
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
@@ -35,6 +36,7 @@ HF_POLARITY = {"dpt": "near", "depth_anything": "near", "zoedepth": "far", "glpn
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
 STRETCHED = (1.0, 255.0, 65535.0)  # the largest values of maps that do not measure, but tell an order
 LEAST_DISTANCE = 0.01  # of the largest, choice of ours: what depth cameras measure lies beyond
+MOST_DEPTH = 1 << 22  # pixels, choice of ours: the network sees a fortieth of them
 BATCH = 8
 
 
@@ -60,7 +62,7 @@ class Teacher:
 
     identity: dict
     polarity: str
-    raw: Callable[[Sequence[dict]], list[Float[np.ndarray, "h w"]]]
+    raw: Callable[[Sequence[dict]], list[Float[np.ndarray, "_ _"]]]
     slow: bool
     holes: bool = False  # 0 says that nothing was measured, as depth cameras write it
 
@@ -87,7 +89,7 @@ def open_teacher(settings: Settings) -> Teacher | None:
     raise UserError(f"--teacher={settings.spec}: choose none, scene, dir:DIR, onnx:FILE or hf:MODEL")
 
 
-def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> list[Float16[np.ndarray, "h w"]]:
+def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> list[Float16[np.ndarray, "_ _"]]:
     """The depth targets of a batch: [0, 1] over each image, 1 = nearest.
 
     With a `cache` folder a slow teacher sees each photograph once: maps are kept by (teacher, photograph).
@@ -236,7 +238,13 @@ def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> 
                 f"{shown(path)}: {depth.shape[1]}x{depth.shape[0]}, but its photograph is {width}x{height}, turned by "
                 "90 degrees: turn the map"
             )
-    return depth.astype(np.float32)
+    return thinned(depth).astype(np.float32)
+
+
+def thinned(depth: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "h2 w2"]:
+    """A map of at most MOST_DEPTH pixels or so: every few rows and columns of a larger, as means would mix holes."""
+    step = math.ceil((depth.size / MOST_DEPTH) ** 0.5)
+    return depth[step // 2 :: step, step // 2 :: step] if step > 1 else depth
 
 
 def _decode_map(path: Path, content: bytes) -> np.ndarray:
