@@ -3,8 +3,6 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 from odd_files import (
     LONG,
     NOT_UTF8,
-    ROOT,
     brightness,
     camera_raw,
     one_line,
@@ -153,29 +150,6 @@ def test_an_interruption_leaves_the_rows_of_what_is_done(weights_file, tmp_path,
         assert caught.value.code == 143
     assert {Path(name).stem for name in rows(table)} == {path.stem for path in (tmp_path / "out").iterdir()}
     assert 3 <= len(rows(table)) < 8
-
-
-PEAK = (
-    "import resource, sys; from jaxdbd.__main__ import main; status = main(sys.argv[1:]);"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-)
-
-
-@pytest.mark.slow
-def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    large = Image.fromarray(ramp(765, 1020)).resize((16320, 12240))
-    save(tmp_path / "in" / "a.jpg", large)
-    save(tmp_path / "in" / "turned.jpg", large.transpose(Image.Transpose.ROTATE_90), exif=exif)
-    del large
-    flags = ["--out", tmp_path / "out", "--weights", tiny_weights(tmp_path), "--overlay", "--depth", "--binary"]
-    command = [sys.executable, "-c", PEAK, "predict", tmp_path / "in", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 3  # GB
-    assert "warning" not in done.stderr.lower()
-    with Image.open(tmp_path / "out" / "turned.png") as picture:
-        assert picture.size == (16320, 12240)
 
 
 @pytest.mark.slow

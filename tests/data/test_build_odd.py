@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -13,7 +11,6 @@ import tifffile
 from fake_benchmark import write_benchmark
 from odd_files import (
     NOT_UTF8,
-    ROOT,
     camera_raw,
     half,
     one_line,
@@ -252,20 +249,3 @@ def test_what_may_not_be_read_or_written_is_one_line(tmp_path):
         one_line(done.stderr, f"{raw}/gt: this folder cannot be read: Permission denied")
     finally:
         (raw / "gt").chmod(0o755)
-
-
-@pytest.mark.slow
-def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
-    large = Image.fromarray(ramp(765, 1020)).resize((16320, 12240))
-    save(tmp_path / "image" / "a.jpg", large)
-    del large
-    save(tmp_path / "gt" / "a.png", half(12240, 16320))
-    code = (
-        "import resource, sys; from data import build; status = build.main(['--dataset=folder', *sys.argv[1:]]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-    )
-    flags = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/built", "--gt_white=focus"]
-    command = [sys.executable, "-c", code, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout.splitlines()[-1]) < 3  # GB
-    assert "1 train" in done.stdout
