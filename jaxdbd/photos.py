@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -77,6 +78,9 @@ def _named_by(argument: str, out: Path) -> list[Path]:
 
 
 def _may_be_photograph(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a link that leads nowhere is named by whoever reads it
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False  # a pipe would be waited for
     if path.suffix.lower() in SUFFIXES or is_raw_name(path):
         return True
     try:

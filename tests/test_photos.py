@@ -1,5 +1,6 @@
 """Photographs of every kind, as `predict` finds, reads and names them."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -336,7 +337,11 @@ def test_patterns_pass_over_what_is_no_photograph_and_names_what_editors_leave(f
         (folder / name).write_bytes(b"no picture")
     (folder / "scan").write_bytes((folder / "a.jpg").read_bytes())
     camera_raw(folder / "c.nef")
-    found = set(names(find_photographs([str(folder / "*.*"), str(folder / "sc*")], out), folder, out))
+    for name in ("pipe", "pipe.jpg"):
+        os.mkfifo(folder / name)  # who opened one would wait
+    found = set(
+        names(find_photographs([str(folder / "*.*"), str(folder / "sc*"), str(folder / "pi*")], out), folder, out)
+    )
     assert found == {"a.jpg", "b c.PNG", "é.webp", "scan", "c.nef"}
     given = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]  # as a shell expands *
     assert set(names(find_photographs(given, out), folder, out)) == found | {"._a.jpg", "b.txt", "notes.txt"}
