@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
-from jaxdbd.files import check_no_folder, make_folder, shown, write_whole
+from jaxdbd.files import check_no_folder, is_stream, make_folder, shown, write_whole
 from jaxdbd.paths import local_path
 from jaxdbd.photos import SUFFIXES, find_photographs
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
@@ -70,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
     check_no_folder(args.csv, args.report)
+    check_apart(args.csv, args.report, names)
     for folder in {args.out} | {path.parent for path in (args.csv, args.report) if path}:
         make_folder(folder)
     done: dict[Path, Done] = {}
+    interval = math.inf if any(path and is_stream(path) for path in (args.csv, args.report)) else SAVE_EVERY
 
     def place(path: Path) -> str:
         # A report is read elsewhere: photographs are named by their place below the folder.
@@ -105,12 +109,20 @@ def run(args: argparse.Namespace) -> int:
                     elif done[path].remark:
                         bar.write(f"warning: {done[path].remark}", file=sys.stderr)
                     bar.update()
-                    if time.monotonic() - saved > SAVE_EVERY:
+                    if time.monotonic() - saved > interval:
                         save_tables()
                         saved = time.monotonic()
         finally:
             save_tables()
     return int(any(each.row[-1] for each in done.values()))
+
+
+def check_apart(table: Path | None, sheet: Path | None, photographs: Iterable[Path]) -> None:
+    """Raises UserError where a table would be written over another, or over a photograph."""
+    taken = {os.path.realpath(path): "a photograph to be read" for path in photographs}
+    for flag, path in (("--csv", table), ("--report", sheet)):
+        if path and (what := taken.setdefault(os.path.realpath(path), f"{flag} itself")) != f"{flag} itself":
+            raise UserError(f"{flag}={shown(path)}: that is {what.removesuffix(' itself')}; give it another name")
 
 
 @contextlib.contextmanager

@@ -100,6 +100,17 @@ def test_a_folder_in_the_tables_place_is_said_before_anything_is_done(weights_fi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_table_never_takes_the_place_of_a_photograph_or_of_the_other(weights_file, tmp_path, capsys):
+    before = save(tmp_path / "in" / "a.jpg", ramp()).read_bytes()
+    place = [tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(weights_file, *place, "--csv", tmp_path / "in" / "a.jpg") == 1
+    one_line(capsys.readouterr().err, f"--csv={tmp_path}/in/a.jpg: that is a photograph to be read")
+    assert run(weights_file, *place, "--csv", tmp_path / "t", "--report", tmp_path / "in" / ".." / "t") == 1
+    one_line(capsys.readouterr().err, "/t: that is --csv; give it another name")
+    assert (tmp_path / "in" / "a.jpg").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_photograph_through_a_pipe(weights_file, tmp_path):
     content = save(tmp_path / "a.png", ramp()).read_bytes()
     os.mkfifo(tmp_path / "pipe")
