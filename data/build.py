@@ -309,8 +309,19 @@ def dataset_folder(data_dir: epath.Path | Path, dataset: str) -> epath.Path | Pa
 
 
 def built_from(folder: epath.Path | Path) -> dict | None:
-    """The metadata of the dataset in a folder; None where there is none, or not all of it."""
-    return json.loads(read_text(folder / "metadata.json")) if is_file(folder / "dataset_info.json") else None
+    """The metadata of the dataset in a folder; None where there is none, or not all of it.
+
+    Raises UserError for what is no metadata, such as the empty file that a power cut leaves.
+    """
+    if not is_file(folder / "dataset_info.json"):
+        return None
+    try:
+        metadata = json.loads(read_text(folder / "metadata.json"))
+    except ValueError:
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise UserError(f"{folder}/metadata.json is damaged: build the dataset again with --overwrite")
+    return metadata
 
 
 def beam_options(args: argparse.Namespace):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERY = 0.05  # seconds between two looks
+EVERY = 0.2  # seconds between two looks
 
 
 def need_proc() -> None:

@@ -148,6 +148,16 @@ def test_two_names_that_look_the_same_are_told_apart(tmp_path, capsys):
     assert r"\xe9.jpg" in error
 
 
+def test_a_dataset_whose_metadata_a_power_cut_emptied_is_one_line(tmp_path, capsys):
+    pair(tmp_path, "a.jpg")
+    assert run(tmp_path) == 0
+    (tmp_path / "built" / "dbd" / "folder" / "1.0.0" / "metadata.json").write_bytes(b"")
+    assert run(tmp_path) == 1
+    one_line(capsys.readouterr().err, "metadata.json is damaged: build the dataset again with --overwrite")
+    assert run(tmp_path, "--overwrite") == 0
+    assert run(tmp_path) == 0
+
+
 def test_lists(tmp_path, capsys):
     for name in ("IMG_2024.01.01.jpg", "b.jpg"):
         pair(tmp_path, name)
