@@ -200,12 +200,12 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
         file.seek(0)
         return _read_tiff(path, file)
     if picture.format == "TIFF":
-        bits, misread = _errors_in_one_line(path, lambda: _look_at_tags(path, picture))
+        white, misread = _errors_in_one_line(path, lambda: _look_at_tags(path, picture))
         if misread:
             file.seek(0)
             return _read_tiff(path, file)
-        if picture.mode.startswith("I;16") and bits < 16:
-            picture.info["white"] = 2**bits - 1
+        if white < 65535 and picture.mode.startswith("I"):
+            picture.info["white"] = white
     if picture.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(tile[3]) for tile in picture.tile):
         picture.info["sixteen_bits"] = True
     return picture
@@ -217,12 +217,13 @@ def _formats() -> list[str]:
 
 
 def _look_at_tags(path: Path, picture: Image.Image) -> tuple[int, bool]:
-    """The bits per sample of a TIFF, and whether Pillow misreads its samples. Raises UserError for RAW."""
+    """The largest sample that a TIFF can hold, and whether Pillow misreads its samples. Raises UserError for RAW."""
     tags = cast(TiffImagePlugin.TiffImageFile, picture).tag_v2
     _refuse_raw(path, tags)
-    bits, unsigned = max(tags.get(BITS, (1,))), tags.get(SAMPLE_FORMAT, (1,))[0] == 1
+    bits, unsigned = max(1, *tags.get(BITS, ())), tags.get(SAMPLE_FORMAT, (1,))[0] == 1
     planes, negative = tags.get(PLANAR) == 2, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-    return bits, bits > 8 and (planes or negative or (bits == 32 and unsigned))
+    white = 2 ** (bits if unsigned else bits - 1) - 1
+    return white, bits > 8 and (planes or negative or (bits == 32 and unsigned))
 
 
 def _no_picture(path: Path) -> UserError:
@@ -273,7 +274,7 @@ def _read_tiff(path: Path, file: io.BufferedIOBase) -> Image.Image:
     elif axes not in ("YX", "YXS"):
         raise UserError(f"{shown(path)}: a TIFF with axes {axes}: save it as one picture of grey or RGB")
     if array.dtype.kind not in "buif" or (array.ndim == 3 and array.shape[2] > 4):
-        kind = f"{array.shape[2:]} samples of {array.dtype} a pixel"
+        kind = f"{array.shape[2] if array.ndim == 3 else 1} samples of {array.dtype} a pixel"
         raise UserError(f"{shown(path)}: a TIFF of {kind}: save it as grey or RGB with 8 or 16 bits")
     picture = _from_samples(array, inverted=photometric == WHITE_IS_ZERO, separated=photometric == SEPARATED)
     exif = Image.Exif()
