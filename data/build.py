@@ -150,6 +150,10 @@ def build(args: argparse.Namespace) -> None:
         splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
 
     with sole_builder(folder):
+        # What a killed upload left here is whole, and goes up now; TFDS would take what is not whole for built.
+        again = args.overwrite or (folder.exists() and built_from(folder) != metadata)
+        if again:
+            clear_damaged(folder)
         builder = Dbd(
             splits=splits,
             load=load,
@@ -162,8 +166,6 @@ def build(args: argparse.Namespace) -> None:
             data_dir=data_dir,
             file_format="array_record",
         )
-        # What a killed upload left here is whole, and goes up now.
-        again = args.overwrite or (is_remote(place) and built_from(folder) != metadata)
         write_shards(builder, args.num_shards, again, runner)
         if is_remote(place):
             shards.put_dataset(folder, as_path(place))
@@ -211,14 +213,33 @@ def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
 
 
 def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
-    """Whether the dataset is there. Raises UserError where it was built from something else."""
+    """Whether the dataset is there. Raises UserError where it was built from something else, or is damaged."""
+    import tensorflow_datasets as tfds
+
+    from jaxdbd.input import shards
+
     built = built_from(folder)
     if built is None:
         return False
     if built != metadata:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
+    if not is_remote(folder):
+        shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
     return True
+
+
+def clear_damaged(folder: Path) -> None:
+    """Deletes a dataset that cannot be read: TFDS reads what is there before it builds it again."""
+    import tensorflow_datasets as tfds
+
+    from jaxdbd.input import shards
+
+    if folder.exists():
+        try:
+            shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
+        except UserError:
+            shutil.rmtree(folder)
 
 
 def write_shards(builder: Any, num_shards: int | None, overwrite: bool, runner: Any) -> None:
@@ -311,16 +332,16 @@ def dataset_folder(data_dir: epath.Path | Path, dataset: str) -> epath.Path | Pa
 def built_from(folder: epath.Path | Path) -> dict | None:
     """The metadata of the dataset in a folder; None where there is none, or not all of it.
 
-    Raises UserError for what is no metadata, such as the empty file that a power cut leaves.
+    Raises UserError for no metadata there, or what is none, such as the empty file that a power cut leaves.
     """
     if not is_file(folder / "dataset_info.json"):
         return None
-    try:
-        metadata = json.loads(read_text(folder / "metadata.json"))
-    except ValueError:
-        metadata = None
+    path, metadata = folder / "metadata.json", None
+    if is_file(path):
+        with contextlib.suppress(ValueError):
+            metadata = json.loads(read_text(path))
     if not isinstance(metadata, dict):
-        raise UserError(f"{folder}/metadata.json is damaged: build the dataset again with --overwrite")
+        raise UserError(f"{path}: missing or damaged: build the dataset again with --overwrite")
     return metadata
 
 

@@ -238,7 +238,8 @@ def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> 
                 f"{shown(path)}: {depth.shape[1]}x{depth.shape[0]}, but its photograph is {width}x{height}, turned by "
                 "90 degrees: turn the map"
             )
-    return thinned(depth).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused by whoever stretches the map
+        return thinned(depth).astype(np.float32)
 
 
 def thinned(depth: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "h2 w2"]:

@@ -69,7 +69,7 @@ def _named_by(argument: str, out: Path) -> list[Path]:
         try:
             os.stat(argument)
         except FileNotFoundError:
-            raise UserError(f"{shown(argument)}: no such file or folder") from None
+            raise UserError(f"{shown(argument) or 'an empty name'}: no such file or folder") from None
         except OSError as error:
             raise os_error(error, argument, "cannot be read") from error
     own = os.path.realpath(out)

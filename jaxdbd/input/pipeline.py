@@ -17,7 +17,7 @@ from tensorflow_datasets.core import constants, registered
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
 from jaxdbd.input.geometry import View, crop_and_resize
-from jaxdbd.input.shards import check_whole, local_data_dir
+from jaxdbd.input.shards import local_data_dir, open_builder
 from jaxdbd.parallel import in_turn
 
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
@@ -75,14 +75,14 @@ def open_split(
     root = data_dir or constants.DATA_DIR
     try:
         local = local_data_dir(dataset, root, cache_dir)
-        builder: Any = tfds.builder(dataset, data_dir=local)  # its annotations say less than it can do
+        # Its annotations say less than it can do.
+        builder: Any = open_builder(lambda: tfds.builder(dataset, data_dir=local), f"{dataset} in {root}")
     except registered.DatasetNotFoundError:
         name = dataset.removeprefix("dbd/")
         raise UserError(
             f"{dataset} is not built in {root}: run python data/build.py --dataset={name} (data/README.md), "
             "or say where it is with data_dir"
         ) from None
-    check_whole(builder)
     try:
         encoded = {"image", "mask", "valid"} & builder.info.features.keys()
         return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})

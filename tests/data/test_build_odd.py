@@ -23,6 +23,8 @@ from PIL import Image
 from test_masks import MASKS, NO_MASKS
 
 from data import build, sources, textures
+from jaxdbd.errors import UserError
+from jaxdbd.input.pipeline import open_split
 from jaxdbd.photos import read_photograph
 
 
@@ -148,14 +150,27 @@ def test_two_names_that_look_the_same_are_told_apart(tmp_path, capsys):
     assert r"\xe9.jpg" in error
 
 
-def test_a_dataset_whose_metadata_a_power_cut_emptied_is_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("name", ["metadata.json", "dataset_info.json", "features.json", "dbd-train.array_record*"])
+@pytest.mark.parametrize("kept", [0, 0.9, None])
+def test_a_dataset_that_a_power_cut_damaged_is_one_line(tmp_path, name, kept, capsys):
     pair(tmp_path, "a.jpg")
     assert run(tmp_path) == 0
-    (tmp_path / "built" / "dbd" / "folder" / "1.0.0" / "metadata.json").write_bytes(b"")
-    assert run(tmp_path) == 1
-    one_line(capsys.readouterr().err, "metadata.json is damaged: build the dataset again with --overwrite")
+    (path,) = (tmp_path / "built" / "dbd" / "folder" / "1.0.0").glob(name)
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[: int(kept * len(content))])
+    if name != "metadata.json":  # which tells only what it was built from
+        with pytest.raises(UserError, match=r"again with --overwrite|is not built") as caught:
+            open_split("dbd/folder", "train", tmp_path / "built")
+        assert "\n" not in str(caught.value)
+    capsys.readouterr()
+    nothing_is_there = (name, kept) == ("dataset_info.json", None)
+    assert run(tmp_path) == (0 if nothing_is_there else 1)
+    if not nothing_is_there:
+        one_line(capsys.readouterr().err, str(tmp_path / "built"), "again with --overwrite")
     assert run(tmp_path, "--overwrite") == 0
-    assert run(tmp_path) == 0
+    assert len(built(tmp_path)) == 1
 
 
 def test_lists(tmp_path, capsys):
