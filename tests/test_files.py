@@ -119,7 +119,7 @@ def test_a_text_in_another_encoding_is_one_line(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
     assert read_text(tmp_path / "a.json") == "{}"
     (tmp_path / "a.json").write_bytes("{}".encode("utf-16"))
-    with pytest.raises(UserError, match=r"a\.json: no text in UTF-8 \(byte 0 is 0xff\)"):
+    with pytest.raises(UserError, match=r"a\.json: not a text in UTF-8 \(byte 0 is 0xff\)"):
         read_text(tmp_path / "a.json")
 
 

@@ -175,9 +175,11 @@ def test_tiff_that_pillow_misreads(tmp_path):
         np.testing.assert_array_equal(pixels(path)[..., 0], RAMP)
     path = tiff(tmp_path / "i.tif", RAMP.astype(np.int16) * 128, photometric="minisblack")  # 32767 is white
     assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
-    for array, kind in ((RAMP.astype(np.complex64), "1 samples of complex64"), (np.dstack([RAMP] * 5), "5 samples of")):
-        with pytest.raises(UserError, match=f"o.tif: a TIFF of {kind}.*save it as grey or RGB"):
-            read_photograph(tiff(tmp_path / "o.tif", array, photometric="minisblack"))
+    contiguous = {"planarconfig": "contig"}
+    for array, how, kind in ((RAMP.astype(np.complex64), {}, "1"), (np.dstack([RAMP] * 5), contiguous, "5")):
+        path = tiff(tmp_path / "o.tif", array, photometric="minisblack", **how)
+        with pytest.raises(UserError, match=rf"o\.tif: a TIFF of {kind} samples of .*save it as grey or RGB"):
+            read_photograph(path)
     path = tiff(tmp_path / "u.tif", deep[..., 0].astype(np.uint32) * 65537, photometric="minisblack")
     assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
     path = tiff(tmp_path / "t.tif", planes[:, :16, :16], photometric="rgb", planarconfig="separate", metadata=None)
