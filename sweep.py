@@ -74,15 +74,18 @@ def run_training(config: str, folder: epath.Path, seed: int, overrides: list[str
         raise UserError(f"{folder} stopped with status {status} before its end; the same command goes on from there")
 
 
-def tabulate(runs: dict[str, list[dict[str, float]]]) -> str:
-    """A Markdown table: for each run the mean and standard deviation over its seeds, and how many there are."""
-    lines = [f"| run | seeds | {' | '.join(MEASURES.values())} |", "|---|---|" + "---|" * len(MEASURES)]
+def tabulate(runs: dict[str, list[dict[str, float]]], measures: dict[str, str] = MEASURES, sign: str = "") -> str:
+    """A Markdown table: for each run the mean and standard deviation over its seeds, and how many there are.
+
+    `measures` has the heading of each column; `sign` is "+" where differences are tabulated.
+    """
+    lines = [f"| run | seeds | {' | '.join(measures.values())} |", "|---|---|" + "---|" * len(measures)]
     for name, results in runs.items():
         cells = []
-        for measure in MEASURES:
-            values = [r[measure] for r in results]
+        for measure in measures:
+            values = [r[measure] for r in results if measure in r]
             spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}" if values else "–")
+            cells.append(f"{statistics.mean(values):{sign}.4f}{spread}" if values else "–")
         lines.append(f"| {name} | {len(results)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -2,11 +2,23 @@
 
     python train.py --config=configs/ablation.py:no_sab --workdir=DIR
     python sweep.py --config=configs/ablation.py --runs='small*,scene*' --seeds=0,1,2 --workdir=DIR
+    python sweep.py --config=configs/ablation.py --runs='long*' --seeds=0,1,2 --workdir=DIR
 
 The first group is the paper's, at the paper's size (configs/default.py). The second is for a CPU: Lite0 at 192 pixels
 for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma 0.01, 0.1, 1)
 and climbs the paper's ladder: small_plain, small_depth, small_srfb, and small, which has the SAB as well. The third is
 its control: the same on rendered scenes, with the scene's own depth for a teacher that is never wrong.
+
+The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, about twelve
+minutes a run on two cores; validation every fifth of the run shows whether the last fifth still changed anything. They
+read two folders below the current one, so give them no --config.data_dir:
+
+    python data/build.py --dataset=cuhk --manual_dir=DIR --data_dir=ablation/tcmonodepth --teacher=onnx:FILE \
+        --teacher_features=NAME,NAME,NAME                                               (data/README.md has the names)
+    python data/build.py --dataset=synthetic --data_dir=ablation/tcmonodepth --teacher=scene
+    python data/build.py --dataset=cuhk --manual_dir=DIR --data_dir=ablation/fastdepth --teacher=onnx:FASTDEPTH_FILE
+
+python -m tools.sweep_table scores them on photographs beside CUHK as well.
 """
 
 import ml_collections
@@ -37,15 +49,27 @@ SCENE = {
     "scene_no_depth": NO_DEPTH,
     "scene_gamma_1": {"gamma": 1.0},
 }
-RUNS = PAPER | SMALL | SCENE
+BEST = {"gamma": 0.5, "depth_loss": "midas"}  # on validation, of the losses and weights tried
+LONG = {
+    "long_no_depth": NO_DEPTH,
+    "long_gamma_0.1": {"gamma": 0.1},  # the paper's, with L1
+    "long_midas": BEST,
+    "long_fastdepth": {**BEST, "data_dir": "ablation/fastdepth"},
+    "long_features": {**NO_DEPTH, "feature_weight": 1.0},
+}
+LONG_SCENE = {
+    "long_scene_no_depth": NO_DEPTH,
+    "long_scene": BEST,
+}
+RUNS = PAPER | SMALL | SCENE | LONG | LONG_SCENE
 
 
 def get_config(name: str = "") -> ml_collections.ConfigDict:
     """The default config, or the lite or demo one on a small budget, with one run's changes."""
     changes = pick_run(RUNS, name)
-    if name in SMALL:
+    if name in SMALL | LONG:
         c = lite.get_config()
-    elif name in SCENE:
+    elif name in SCENE | LONG_SCENE:
         c = demo.get_config()
         c.eval_split = "test"  # scenes can be had without end: there is nothing to save up
     else:
@@ -55,5 +79,11 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         c.warmup_steps, c.ema_decay = 50, 0.99  # shorter, as the run is
         c.eval_every = 10**6  # at the end only: choosing the best of several would flatter every run
         c.checkpoint_every = 200
+    if name in LONG | LONG_SCENE:
+        c.data_dir = "ablation/tcmonodepth"
+        c.size, c.steps = 192, 1090
+        c.warmup_steps, c.ema_decay = 50, 0.99  # an average over more steps would still move when training does not
+        c.eval_every = 218
+        c.checkpoint_every = 218
     c.update_from_flattened_dict(changes)
     return c

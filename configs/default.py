@@ -64,6 +64,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.focus_loss = "bce"  # bce, bce+iou, bce+dof_edge
     c.depth_loss = "l1"  # l1, l2, restretched, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
+    # Weight of the distance between the encoder's taps and features of the teacher that were built into the dataset
+    # (--teacher_features); D-DFFNet's idea, which weighs them with 1 beside a ResNeXt encoder. 0: they are not read.
+    c.feature_weight = 0.0
 
     # Optimization
     c.batch_size = 6  # per update, over all devices (D-DFFNet)

@@ -56,6 +56,13 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where an ONNX file leaves it open")
     g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="subtracted from an ONNX input in [0, 1]")
     g.add_argument("--teacher_std", type=_floats, metavar="R,G,B", help="what the rest is divided by")
+    g.add_argument(
+        "--teacher_features",
+        type=_names,
+        default=(),
+        metavar="NAME[,NAME]",
+        help="tensors of an ONNX file's graph, to be stored beside the depth",
+    )
 
     g = p.add_argument_group("raw folders that differ from the published ones")
     g.add_argument("--images", metavar="DIR[,DIR]", help="folder of photographs of each split, below --manual_dir")
@@ -92,6 +99,10 @@ def _floats(text: str) -> tuple[float, ...]:
     return float(r), float(g), float(b)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
 
@@ -124,9 +135,7 @@ def build(args: argparse.Namespace) -> None:
             from something else in its place.
     """
     check_flags(args)
-    settings = teachers.Settings(
-        args.teacher, args.teacher_preset, args.teacher_polarity, args.teacher_size, args.teacher_mean, args.teacher_std
-    )
+    settings = teacher_settings(args)
     teacher = teachers.open_teacher(settings)
     runner = beam_options(args)
     plan = make_plan(args, settings)
@@ -150,6 +159,10 @@ def build(args: argparse.Namespace) -> None:
         splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
 
     with sole_builder(folder):
+        # What a killed upload left here is whole, and goes up now; TFDS would take what is not whole for built.
+        again = args.overwrite or (folder.exists() and built_from(folder) != metadata)
+        if again:
+            clear_damaged(folder)
         builder = Dbd(
             splits=splits,
             load=load,
@@ -162,8 +175,6 @@ def build(args: argparse.Namespace) -> None:
             data_dir=data_dir,
             file_format="array_record",
         )
-        # What a killed upload left here is whole, and goes up now.
-        again = args.overwrite or (is_remote(place) and built_from(folder) != metadata)
         write_shards(builder, args.num_shards, again, runner)
         if is_remote(place):
             shards.put_dataset(folder, as_path(place))
@@ -171,6 +182,19 @@ def build(args: argparse.Namespace) -> None:
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {place}")
     if teacher:
         tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
+
+
+def teacher_settings(args: argparse.Namespace) -> teachers.Settings:
+    """What the flags say of the teacher."""
+    return teachers.Settings(
+        args.teacher,
+        args.teacher_preset,
+        args.teacher_polarity,
+        args.teacher_size,
+        args.teacher_mean,
+        args.teacher_std,
+        args.teacher_features,
+    )
 
 
 def tell_of_depth(folder: Path, tells_auc: bool) -> None:
@@ -194,6 +218,10 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.teacher == "none" and args.dataset == "refocused":
         raise UserError("--dataset=refocused blurs by depth: give a teacher, dir:DIR, onnx:FILE or hf:MODEL")
+    if args.teacher_features and not args.teacher.startswith("onnx:"):
+        raise UserError(f"--teacher_features are tensors of an ONNX file: --teacher={args.teacher} has none")
+    if args.teacher_features and args.dataset == "refocused":
+        raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
     if args.renderings < 1:
         raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:
@@ -211,14 +239,33 @@ def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
 
 
 def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
-    """Whether the dataset is there. Raises UserError where it was built from something else."""
+    """Whether the dataset is there. Raises UserError where it was built from something else, or is damaged."""
+    import tensorflow_datasets as tfds
+
+    from jaxdbd.input import shards
+
     built = built_from(folder)
     if built is None:
         return False
     if built != metadata:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
+    if not is_remote(folder):
+        shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
     return True
+
+
+def clear_damaged(folder: Path) -> None:
+    """Deletes a dataset that cannot be read: TFDS reads what is there before it builds it again."""
+    import tensorflow_datasets as tfds
+
+    from jaxdbd.input import shards
+
+    if folder.exists():
+        try:
+            shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
+        except UserError:
+            shutil.rmtree(folder)
 
 
 def write_shards(builder: Any, num_shards: int | None, overwrite: bool, runner: Any) -> None:
@@ -309,8 +356,19 @@ def dataset_folder(data_dir: epath.Path | Path, dataset: str) -> epath.Path | Pa
 
 
 def built_from(folder: epath.Path | Path) -> dict | None:
-    """The metadata of the dataset in a folder; None where there is none, or not all of it."""
-    return json.loads(read_text(folder / "metadata.json")) if is_file(folder / "dataset_info.json") else None
+    """The metadata of the dataset in a folder; None where there is none, or not all of it.
+
+    Raises UserError for no metadata there, or what is none, such as the empty file that a power cut leaves.
+    """
+    if not is_file(folder / "dataset_info.json"):
+        return None
+    path, metadata = folder / "metadata.json", None
+    if is_file(path):
+        with contextlib.suppress(ValueError):
+            metadata = json.loads(read_text(path))
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path}: missing or damaged: build the dataset again with --overwrite")
+    return metadata
 
 
 def beam_options(args: argparse.Namespace):

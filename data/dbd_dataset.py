@@ -16,13 +16,15 @@ from tensorflow_datasets.core import registered, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import sources, teachers
+from jaxdbd.input.features import PREFIX
 from jaxdbd.parallel import parallel_map
 
 TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
     "synthetic": "thin-lens renderings",
     "refocused": sources.REFOCUSED.title,
 }
-Labelled = tuple[dict, np.ndarray | None]  # a record, and its nearness, float16 [h, w], None without a teacher
+# A record, with the teacher's features if it has some; and its nearness, float16 [h, w], None without a teacher.
+Labelled = tuple[dict, np.ndarray | None]
 
 
 class DeterministicWriter(writer.ExampleWriter):
@@ -44,6 +46,8 @@ with registered.skip_registration():
 
     class Dbd(tfds.core.GeneratorBasedBuilder):
         """One config per source. Images keep their bytes; masks: 255 = in focus; depth: 0 to 1, 1 = nearest.
+
+        `features_8` and the like are the teacher's own at that stride.
 
         Where examples are rendered with the depth, `valid` is 255 where the mask is certain and 0 elsewhere.
         """
@@ -83,6 +87,9 @@ with registered.skip_registration():
                 features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
             if self._teacher.spec != "none":
                 features["depth"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
+            teacher = teachers.open_teacher(self._teacher)
+            for name, shape in teacher.feature_shapes().items() if teacher else ():
+                features[name] = tfds.features.Tensor(shape=shape, dtype=np.float16, encoding="zlib")
             config = cast(tfds.core.BuilderConfig, self.builder_config)
             return tfds.core.DatasetInfo(
                 builder=self,
@@ -132,17 +139,20 @@ def make_examples(
 
 
 def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> Iterator[Labelled]:
-    """Loaded records with the nearness that the teacher gives them, batch by batch."""
+    """Loaded records with the features and the nearness that the teacher gives them, batch by batch."""
     opened, records = teachers.open_teacher(teacher), iter(records)
     while batch := list(itertools.islice(records, teachers.BATCH)):
-        depths = [None] * len(batch) if opened is None else teachers.nearness(opened, batch, cache)
-        yield from zip(batch, depths, strict=True)
+        if opened is None:
+            yield from ((record, None) for record in batch)
+            continue
+        depths, maps = teachers.nearness(opened, batch, cache), teachers.feature_maps(opened, batch, cache)
+        yield from ((record | found, depth) for record, found, depth in zip(batch, maps, depths, strict=True))
 
 
 def example(labelled: Labelled) -> dict:
     """The example of a record that has its image and mask already."""
     record, depth = labelled
-    out = {"id": record["id"], "image": record["image"], "mask": record["mask"]}
+    out = {name: record[name] for name in record if name in ("id", "image", "mask") or name.startswith(PREFIX)}
     return out if depth is None else out | {"depth": depth[..., None]}
 
 

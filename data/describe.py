@@ -93,8 +93,10 @@ def describe(folder: Path, sheet: Path) -> None:
         table.add_row(split, str(len(s["focus"])), width, height, focus, f"{s['depth_missing'].mean():.0%}")
     Console().print(table)
     print("width, height: median (range); in focus: mean share (quartiles)")
-    teacher = info.metadata["teacher"] or {"name": "none"}
-    print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items()))
+    teacher: Any = info.metadata["teacher"] or {"name": "none"}
+    print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items() if key != "features"))
+    for key, found in teacher.get("features", {}).items():
+        print(f"{key}: {found['tensor']}, {' x '.join(map(str, found['shape']))}")
     rendered = "valid" in info.features
     for split, s in {} if rendered else figures.items():  # where we chose the focus, it tells nothing of the teacher
         print(auc_line(split, s["auc"]))
@@ -126,7 +128,7 @@ def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     mask = _shrunk(record["mask"][..., 0]) / np.float32(255)
     if "valid" in record:
         mask = np.where(_shrunk(record["valid"][..., 0]) > 127, mask, np.float32(0.5))
-    maps = [mask] + [np.nan_to_num(record["depth"][..., 0])] * ("depth" in record)
+    maps = [mask, np.nan_to_num(record["depth"][..., 0])] if "depth" in record else [mask]
     return [_shrunk(record["image"]), *map(grey, maps)]
 
 

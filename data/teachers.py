@@ -8,16 +8,18 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, Float16
+from jaxtyping import Bool, Float, Float16, Shaped
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from data import features
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, name_key, os_errors_in_one_line, shown, stem_key, whole_file
 from jaxdbd.parallel import in_turn
@@ -35,6 +37,7 @@ HF_POLARITY = {"dpt": "near", "depth_anything": "near", "zoedepth": "far", "glpn
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
 STRETCHED = (1.0, 255.0, 65535.0)  # the largest values of maps that do not measure, but tell an order
 LEAST_DISTANCE = 0.01  # of the largest, choice of ours: what depth cameras measure lies beyond
+MOST_DEPTH = 1 << 22  # pixels, choice of ours: the network sees a fortieth of them
 BATCH = 8
 
 
@@ -48,6 +51,7 @@ class Settings:
     size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    features: tuple[str, ...] = ()  # tensors of an ONNX file's graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,14 +59,21 @@ class Teacher:
     """A depth teacher.
 
     `raw` turns records (see `sources.load`) into maps of any scale at the teacher's own resolution, in which `polarity`
-    says what larger means. `identity` goes into the dataset's metadata. A `slow` teacher's maps are cached on disk.
+    says what larger means. `features`, if given, turns them into feature maps by their names in the shards, of the
+    shapes that `identity` names. `identity` goes into the dataset's metadata. What a `slow` teacher gives is cached on
+    disk.
     """
 
     identity: dict
     polarity: str
-    raw: Callable[[Sequence[dict]], list[Float[np.ndarray, "h w"]]]
+    raw: Callable[[Sequence[dict]], list[Float[np.ndarray, "_ _"]]]
     slow: bool
     holes: bool = False  # 0 says that nothing was measured, as depth cameras write it
+    features: Callable[[Sequence[dict]], list[dict[str, Float[np.ndarray, "_ _ _"]]]] | None = None
+
+    def feature_shapes(self) -> dict[str, tuple[int, ...]]:
+        """(height, width, channels) of each feature map."""
+        return {key: tuple(found["shape"]) for key, found in self.identity.get("features", {}).items()}
 
 
 @functools.lru_cache(maxsize=1)
@@ -87,7 +98,7 @@ def open_teacher(settings: Settings) -> Teacher | None:
     raise UserError(f"--teacher={settings.spec}: choose none, scene, dir:DIR, onnx:FILE or hf:MODEL")
 
 
-def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> list[Float16[np.ndarray, "h w"]]:
+def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> list[Float16[np.ndarray, "_ _"]]:
     """The depth targets of a batch: [0, 1] over each image, 1 = nearest.
 
     With a `cache` folder a slow teacher sees each photograph once: maps are kept by (teacher, photograph).
@@ -95,16 +106,56 @@ def nearness(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> l
     Raises:
         UserError: a map with NaN or infinities, or constant; the message names the photograph.
     """
+
+    def made(some: Sequence[dict]) -> list[np.ndarray]:
+        return [unit_nearness(raw, teacher, r["id"]) for raw, r in zip(teacher.raw(some), some, strict=True)]
+
+    return _kept(teacher, records, cache, ".npy", made)
+
+
+def feature_maps(teacher: Teacher, records: Sequence[dict], cache: Path | None) -> list[dict[str, np.ndarray]]:
+    """The teacher's features of a batch, float16 [h, w, c] by their names in the shards; {} without any.
+
+    Kept in the `cache` folder as `nearness` is. Raises UserError for values beyond float16; the message names the
+    photograph.
+    """
+    if teacher.features is None:
+        return [{} for _ in records]
+
+    def made(some: Sequence[dict]) -> list[np.ndarray]:
+        found = teacher.features(some) if teacher.features else []
+        return [_halved(maps, teacher, record["id"]) for maps, record in zip(found, some, strict=True)]
+
+    names = list(teacher.feature_shapes())
+    return [{name: maps[name] for name in names} for maps in _kept(teacher, records, cache, ".features.npy", made)]
+
+
+def _halved(maps: dict[str, np.ndarray], teacher: Teacher, name: str) -> np.ndarray:
+    dtype = [(key, np.float16, shape) for key, shape in teacher.feature_shapes().items()]
+    halved = np.zeros((), dtype)  # one array, so that one file holds them
+    for key, values in maps.items():
+        with np.errstate(over="ignore"):
+            halved[key] = values
+        if not np.isfinite(halved[key]).all():
+            tensor = teacher.identity["features"][key]["tensor"]
+            raise UserError(f"{name}: the teacher's {tensor} has NaN, or values beyond float16: leave it out")
+    return halved
+
+
+def _kept(
+    teacher: Teacher, records: Sequence[dict], cache: Path | None, suffix: str, made: Callable[[Sequence[dict]], list]
+) -> list[np.ndarray]:
+    """What `made` says of each record, from the cache where it has said so before."""
     if not teacher.slow or cache is None:
-        return [unit_nearness(raw, teacher, r["id"]) for raw, r in zip(teacher.raw(records), records, strict=True)]
+        return made(records)
     folder = cache / digest(teacher.identity)[:16]
     make_folder(folder)
-    files = [folder / f"{record['key']}.npy" for record in records]
+    files = [folder / f"{record['key']}{suffix}" for record in records]
     # By file: two renderings of one photograph want the same map.
     missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
     if missing:
-        for (file, record), raw in zip(missing.items(), teacher.raw(list(missing.values())), strict=True):
-            _save(file, unit_nearness(raw, teacher, record["id"]))
+        for file, array in zip(missing, made(list(missing.values())), strict=True):
+            _save(file, array)
     return [np.load(file) for file in files]
 
 
@@ -236,7 +287,14 @@ def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> 
                 f"{shown(path)}: {depth.shape[1]}x{depth.shape[0]}, but its photograph is {width}x{height}, turned by "
                 "90 degrees: turn the map"
             )
-    return depth.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinity is refused by whoever stretches the map
+        return thinned(depth).astype(np.float32)
+
+
+def thinned(depth: Shaped[np.ndarray, "h w"]) -> Shaped[np.ndarray, "h2 w2"]:
+    """A map of at most MOST_DEPTH pixels or so: every few rows and columns of a larger, as means would mix holes."""
+    step = math.ceil((depth.size / MOST_DEPTH) ** 0.5)
+    return depth[step // 2 :: step, step // 2 :: step] if step > 1 else depth
 
 
 def _decode_map(path: Path, content: bytes) -> np.ndarray:
@@ -261,8 +319,6 @@ def _decode_map(path: Path, content: bytes) -> np.ndarray:
 
 
 def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
-    import onnxruntime
-
     if not os.path.isfile(path):
         raise UserError(f"no teacher file {shown(path)}: --teacher=onnx:FILE must name an ONNX depth model")
     with os_errors_in_one_line(path, "cannot be read"):
@@ -272,14 +328,7 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
     polarity = settings.polarity or defaults.get("polarity")
     if polarity is None:
         raise UserError(f"{path.name}: say what larger outputs mean with --teacher_polarity=near or far")
-    onnxruntime.set_default_logger_severity(3)
-    available = onnxruntime.get_available_providers()
-    try:
-        session = onnxruntime.InferenceSession(
-            path, providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-        )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise UserError(f"{path}: not a model ONNX Runtime can open ({str(error).splitlines()[0]})") from None
+    session = _open_session(path, settings.features)
     wanted = session.get_inputs()[0]
     if len(wanted.shape) != 4 or wanted.shape[1] != 3:
         raise UserError(f"{path}: its input is {wanted.shape}, not [batch, 3, height, width]")
@@ -293,16 +342,14 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
     mean = np.asarray(settings.mean or defaults["mean"], np.float32)
     std = np.asarray(settings.std or defaults["std"], np.float32)
 
+    def outputs(images: tuple[bytes, ...]) -> list[np.ndarray]:
+        return _run(session, [(_pixels(image, size) - mean) / std for image in images], batch, settings.features)
+
+    if settings.features:  # depth and features of a batch are asked for one after the other
+        outputs = functools.lru_cache(maxsize=1)(outputs)
+
     def raw(records: Sequence[dict]) -> list[np.ndarray]:
-        inputs = np.stack([(_pixels(record["image"], size) - mean) / std for record in records]).transpose(0, 3, 1, 2)
-        maps = []
-        for start in range(0, len(inputs), batch):
-            part = inputs[start : start + batch]
-            # Padded to a full batch: a kernel chosen by batch size would let the same photograph come out differently.
-            padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])
-            out = np.asarray(session.run(None, {wanted.name: padded})[0])
-            maps += list(out.reshape(batch, *out.shape[-2:])[: len(part)])
-        return maps
+        return list(outputs(tuple(record["image"] for record in records))[0])
 
     identity = {
         "name": f"onnx:{shown(path.name)}",
@@ -312,7 +359,53 @@ def _onnx_teacher(settings: Settings, path: Path) -> Teacher:
         "mean": [round(float(v), 6) for v in mean],
         "std": [round(float(v), 6) for v in std],
     }
-    return Teacher(identity, polarity, raw, slow=True)
+    if not settings.features:
+        return Teacher(identity, polarity, raw, slow=True)
+    blank = session.run(settings.features, {wanted.name: np.zeros((batch, 3, *size), np.float32)})
+    keys = features.keys(settings.features, blank, batch, size)
+    identity["features"] = {
+        key: {"tensor": name, "shape": list(features.pooled(array[0]).shape)}
+        for key, name, array in zip(keys, settings.features, blank, strict=True)
+    }
+
+    def feature_maps(records: Sequence[dict]) -> list[dict[str, np.ndarray]]:
+        arrays = outputs(tuple(record["image"] for record in records))[1:]
+        return [
+            {key: features.pooled(array) for key, array in zip(keys, of_one, strict=True)}
+            for of_one in zip(*arrays, strict=True)
+        ]
+
+    return Teacher(identity, polarity, raw, slow=True, features=feature_maps)
+
+
+def _open_session(path: Path, tensors: Sequence[str]) -> Any:
+    """A session of which the first output is the depth, and the next are `tensors` of the graph."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    available = onnxruntime.get_available_providers()
+    model = features.with_outputs(path, tensors) if tensors else path
+    try:
+        return onnxruntime.InferenceSession(
+            model, providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise UserError(f"{path}: not a model ONNX Runtime can open ({str(error).splitlines()[0]})") from None
+
+
+def _run(session: Any, pictures: Sequence[np.ndarray], batch: int, tensors: Sequence[str]) -> list[np.ndarray]:
+    """The depth of pictures [h, w, 3], [n, H, W], and `tensors` of the graph, [n, c, H, W] each."""
+    inputs = np.stack(pictures).transpose(0, 3, 1, 2)
+    names = [session.get_outputs()[0].name, *tensors]
+    parts = []
+    for start in range(0, len(inputs), batch):
+        part = inputs[start : start + batch]
+        # Padded to a full batch: a kernel chosen by batch size would let the same photograph come out differently.
+        padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), np.float32)])
+        depth, *maps = session.run(names, {session.get_inputs()[0].name: padded})
+        depth = depth.reshape(batch, *depth.shape[-2:])
+        parts.append([array[: len(part)] for array in (depth, *maps)])
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _pixels(encoded: bytes, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:

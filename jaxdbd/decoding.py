@@ -14,16 +14,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar, cast
 
+import cv2
 import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_error, shown
-from jaxdbd.parallel import STRIP, strips_of
+from jaxdbd.parallel import LARGE, STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself refuses from 179 on and warns from 89 on, in words that name no file.
 MOST_PIXELS = 2**28
+# A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
+DARK = 1 / 4
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # In blocks of over 32 MB the C library returns what a picture took to the system; smaller ones threads may keep.
 Image.core.set_block_size(64 << 20)
@@ -76,6 +79,19 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         yield picture
 
 
+def reduce_decoding(picture: Image.Image, side: int) -> int:
+    """Has a JPEG of `opened` decoded at the least of 1/2, 1/4 and 1/8 of its size that leaves `side` pixels a side.
+
+    Returns how many pixels decoding will then hold. Other kinds of files are left as they are.
+    """
+    whole = picture.width * picture.height
+    if picture.format not in ("JPEG", "MPO"):
+        return whole
+    picture.draft(None, (side, side))
+    # A progressive one is held whole, as coefficients, until its last scan.
+    return whole if "progressive" in picture.info else picture.width * picture.height
+
+
 def decoded(path: str | Path, picture: Image.Image) -> Image.Image:
     """The picture of `opened` with its pixels, turned upright as its EXIF says. It changes `picture`."""
 
@@ -115,6 +131,21 @@ def pixels(picture: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
     for top, strip in parts:
         array[top : top + strip.height] = np.asarray(strip)
     return array
+
+
+def largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None = None) -> float:
+    """The largest value of a decoded color picture with `sixteen_bits`, of which Pillow has kept the high bytes.
+
+    Of a large one it is told to a byte only; `content`, if given, is what the file holds.
+    """
+    high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
+    if "largest" in picture.info:
+        return float(picture.info["largest"])
+    if high >= DARK * 256 or picture.width * picture.height > LARGE:
+        return 256.0 * high
+    encoded = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
+    deep = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return 256.0 * high if deep is None else float(deep[..., :3].max())
 
 
 def is_raw_name(path: Path) -> bool:
@@ -182,12 +213,12 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
         file.seek(0)
         return _read_tiff(path, file)
     if picture.format == "TIFF":
-        bits, misread = _errors_in_one_line(path, lambda: _look_at_tags(path, picture))
+        white, misread = _errors_in_one_line(path, lambda: _look_at_tags(path, picture))
         if misread:
             file.seek(0)
             return _read_tiff(path, file)
-        if picture.mode.startswith("I;16") and bits < 16:
-            picture.info["white"] = 2**bits - 1
+        if white < 65535 and picture.mode.startswith("I"):
+            picture.info["white"] = white
     if picture.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(tile[3]) for tile in picture.tile):
         picture.info["sixteen_bits"] = True
     return picture
@@ -199,12 +230,13 @@ def _formats() -> list[str]:
 
 
 def _look_at_tags(path: Path, picture: Image.Image) -> tuple[int, bool]:
-    """The bits per sample of a TIFF, and whether Pillow misreads its samples. Raises UserError for RAW."""
+    """The largest sample that a TIFF can hold, and whether Pillow misreads its samples. Raises UserError for RAW."""
     tags = cast(TiffImagePlugin.TiffImageFile, picture).tag_v2
     _refuse_raw(path, tags)
-    bits, unsigned = max(tags.get(BITS, (1,))), tags.get(SAMPLE_FORMAT, (1,))[0] == 1
+    bits, unsigned = max(1, *tags.get(BITS, ())), tags.get(SAMPLE_FORMAT, (1,))[0] == 1
     planes, negative = tags.get(PLANAR) == 2, tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-    return bits, bits > 8 and (planes or negative or (bits == 32 and unsigned))
+    white = 2 ** (bits if unsigned else bits - 1) - 1
+    return white, bits > 8 and (planes or negative or (bits == 32 and unsigned))
 
 
 def _no_picture(path: Path) -> UserError:
@@ -255,7 +287,7 @@ def _read_tiff(path: Path, file: io.BufferedIOBase) -> Image.Image:
     elif axes not in ("YX", "YXS"):
         raise UserError(f"{shown(path)}: a TIFF with axes {axes}: save it as one picture of grey or RGB")
     if array.dtype.kind not in "buif" or (array.ndim == 3 and array.shape[2] > 4):
-        kind = f"{array.shape[2:]} samples of {array.dtype} a pixel"
+        kind = f"{array.shape[2] if array.ndim == 3 else 1} samples of {array.dtype} a pixel"
         raise UserError(f"{shown(path)}: a TIFF of {kind}: save it as grey or RGB with 8 or 16 bits")
     picture = _from_samples(array, inverted=photometric == WHITE_IS_ZERO, separated=photometric == SEPARATED)
     exif = Image.Exif()

@@ -102,24 +102,36 @@ def is_utf8(name: str | os.PathLike) -> bool:
 def whole_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a local path to write to; it takes the place of `path` at the end, and is gone after an error.
 
-    Makes the folder. Raises UserError where the operating system, or the store that `path` lies in, refuses.
+    Makes the folder. A link stays, and what it leads to is replaced; into a pipe or device all is written at the end.
+    Raises UserError where the operating system, or the store that `path` lies in, refuses.
     """
     path = as_path(path)
-    if is_remote(path):
+    if is_remote(path) or is_stream(path):
         with os_errors_in_one_line(path), tempfile.TemporaryDirectory() as folder:
             unfinished = Path(folder) / path.name
             yield unfinished
-            write_whole(path, unfinished.read_bytes())
+            content = unfinished.read_bytes()
+            write_whole(path, content) if is_remote(path) else Path(path).write_bytes(content)
         return
     path = Path(path)
     with os_errors_in_one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as can be
+        place = Path(os.path.realpath(path)) if path.is_symlink() else path
+        unfinished = place.with_name(f".{secrets.token_hex(8)}.tmp")  # short: the name itself may be as long as can be
         try:
             yield unfinished
-            os.replace(unfinished, path)
+            os.replace(unfinished, place)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def is_stream(path: str | os.PathLike) -> bool:
+    """Whether a pipe or a device is there, such as /dev/stdout, which a file must not take the place of."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_whole(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
@@ -199,13 +211,20 @@ def is_file(path: str | os.PathLike) -> bool:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A text file, UTF-8. Raises UserError where it cannot be read."""
+    """A text file, UTF-8 with or without a byte order mark. Raises UserError where it cannot be read."""
     path = as_path(path)
     if is_remote(path):
         with store_errors_in_one_line(path):
-            return filesystem(path).cat_file(str(path)).decode()
-    with os_errors_in_one_line(Path(path), "cannot be read"):
-        return Path(path).read_text(encoding="utf-8")
+            content = filesystem(path).cat_file(str(path))
+    else:
+        with os_errors_in_one_line(Path(path), "cannot be read"):
+            content = Path(path).read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{shown(path)}: not a text in UTF-8 (byte {error.start} is 0x{content[error.start]:02x})"
+        ) from None
 
 
 def stem_key(name: str, suffixes: Collection[str]) -> str:
@@ -257,15 +276,15 @@ def files_by_stem(
 def read_names(path: Path, suffixes: Collection[str]) -> dict[str, str]:
     """A text file with one name a line, with or without suffix: `stem_key` to the name as it is written.
 
-    UTF-8 or UTF-16, with or without a byte order mark. Raises UserError for a list that cannot be read, is in another
-    encoding, or is empty.
+    UTF-8 or UTF-16, with or without a byte order mark. Folders before a name do not count, be they written as Windows
+    does. Raises UserError for a list that cannot be read, is in another encoding, or is empty.
     """
     if not os.path.lexists(path):
         raise UserError(f"no list of names {shown(path)}: give a text file with one photograph's name a line")
     with os_errors_in_one_line(path, "this list of names cannot be read"):
         content = path.read_bytes()
     lines = [line.strip() for line in _decoded(path, content).splitlines()]
-    names = {stem_key(line, suffixes): line for line in lines if line}
+    names = {stem_key(line.replace("\\", "/"), suffixes): line for line in lines if line}
     if not names:
         raise UserError(f"{shown(path)}: this list of names is empty; give one photograph's name a line")
     return names

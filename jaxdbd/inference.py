@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
+from jaxdbd.compiling import inference_options
 from jaxdbd.input.geometry import to_size, to_square
 from jaxdbd.network.model import DepthDistilledDBD, Output, normalize
 from jaxdbd.weights import Variables
@@ -96,7 +97,7 @@ def batch_size_of(platform: str) -> int:
 @lru_cache
 def compiled(model: DepthDistilledDBD) -> Callable:
     """(variables, uint8 [B, S, S, 3]) -> probability and nearness, float32 [B, M, M]; one function per network."""
-    return jax.jit(partial(probability_and_nearness, model))
+    return jax.jit(partial(probability_and_nearness, model), compiler_options=inference_options())
 
 
 def probability_and_nearness(

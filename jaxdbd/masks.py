@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 
-from jaxdbd.decoding import decoded, opened, strips
+from jaxdbd.decoding import decoded, largest_of_color, opened, strips
 from jaxdbd.errors import UserError
 from jaxdbd.files import shown
-from jaxdbd.parallel import in_turn
+from jaxdbd.parallel import in_turn, strips_of
 
 LOSSY = ("JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000")
 NOISE = 24  # of 255, choice of ours: how far lossy compression may take black, white and grey from what they were
@@ -26,7 +26,8 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"]:
     with opened(path) as picture, in_turn(picture.width * picture.height):
         lossy = picture.format in LOSSY
         grey, top = _one_channel(path, decoded(path, picture), lossy)
-    counts = np.sum([np.bincount(part.ravel(), minlength=top + 1) for part in _parts(grey)], axis=0)
+    # In strips: counting takes eight bytes a pixel.
+    counts = np.sum([np.bincount(grey[rows].ravel(), minlength=top + 1) for rows in strips_of(grey)], axis=0)
     if reason := not_black_and_white(counts, lossy):
         raise UserError(f"{shown(path)}: {reason}")
     return grey if top == 255 else (grey >> 8).astype(np.uint8)
@@ -75,6 +76,10 @@ def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[S
         return grey, 65535
     if picture.mode == "F":
         raise UserError(f"{shown(path)}: not an 8-bit image (floating point): save it with 0 and 255")
+    if "sixteen_bits" in picture.info and (largest := largest_of_color(path, picture)) < 256:
+        raise UserError(
+            f"{shown(path)}: of 16 bits it uses 8, its largest value is {largest:.0f}; save it with 0 and 255 in 8 bits"
+        )
     alpha = set()
     grey = np.empty((picture.height, picture.width), np.uint8)
     for at, strip in strips(picture):
@@ -96,8 +101,3 @@ def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[S
             raise UserError(f"{shown(path)}: holds colors such as {value}; save it in black and white, 0 and 255")
         grey[at : at + len(color)] = np.asarray(strip.convert("L")) if lossy else red
     return grey, 255
-
-
-def _parts(grey: Shaped[np.ndarray, "h w"]) -> list[Shaped[np.ndarray, "h w"]]:
-    """A mask in strips: counting takes eight bytes a pixel."""
-    return np.array_split(grey, max(1, grey.size >> 22))

@@ -3,10 +3,13 @@
 import contextlib
 import multiprocessing
 import os
+import resource
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +33,15 @@ def strips_of(array: np.ndarray) -> Iterator[slice]:
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def most_resident() -> int:
+    """The most bytes of this process that have been in memory at once."""
+    with contextlib.suppress(OSError):
+        # What getrusage says begins, after a start from another program, with the most that one had.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
 
 
 def worker_pool() -> ProcessPoolExecutor:

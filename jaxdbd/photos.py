@@ -3,25 +3,36 @@
 import contextlib
 import glob
 import os
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from jaxdbd.decoding import HEIF, decoded, is_raw_name, opened, orientation, strips
+from jaxdbd.decoding import (
+    DARK,
+    HEIF,
+    decoded,
+    is_raw_name,
+    largest_of_color,
+    opened,
+    orientation,
+    reduce_decoding,
+    strips,
+)
 from jaxdbd.errors import UserError
 from jaxdbd.files import is_photograph_in_folder, name_key, os_error, shown, shown_apart
-from jaxdbd.parallel import LARGE, in_turn
+from jaxdbd.parallel import in_turn
 
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
 # What cameras, desktops and editors leave beside photographs.
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
-# A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
-DARK = 1 / 4
+# Sides of the network's square that a JPEG still has where it is decoded at less than its size. Choice of ours: the map
+# stays what it was (docs/performance.md), and the preview of the page can be had from it, too.
+SPARE = 4
 
 
 def find_photographs(
@@ -71,7 +82,7 @@ def _named_by(argument: str, out: Path) -> list[Path]:
         try:
             os.stat(argument)
         except FileNotFoundError:
-            raise UserError(f"{shown(argument)}: no such file or folder") from None
+            raise UserError(f"{shown(argument) or 'an empty name'}: no such file or folder") from None
         except OSError as error:
             raise os_error(error, argument, "cannot be read") from error
     own = os.path.realpath(out)
@@ -80,6 +91,9 @@ def _named_by(argument: str, out: Path) -> list[Path]:
 
 
 def _may_be_photograph(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # a link that leads nowhere is named by whoever reads it
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False  # a pipe would be waited for
     if path.suffix.lower() in SUFFIXES or is_raw_name(path):
         return True
     try:
@@ -150,6 +164,25 @@ def photograph(path: str | Path, content: bytes | None = None) -> Iterator[tuple
         yield upright_rgb(path, picture, content)
 
 
+@contextlib.contextmanager
+def reduced_photograph(
+    path: str | Path, side: int, content: bytes | None = None
+) -> Iterator[tuple[Image.Image, tuple[int, int], str]]:
+    """`photograph`, with its own (height, width), for a square of `side` pixels or less that is made of it.
+
+    A JPEG far larger than that is decoded at a half, a quarter or an eighth of its size: resizing would throw the rest
+    away. The square, and so the map, differs a little (docs/performance.md).
+    """
+    with opened(path, content) as picture:
+        whole = picture.size
+        with in_turn(reduce_decoding(picture, SPARE * side)):
+            reduced = picture.size != whole
+            turned = reduced and orientation(path, picture) in (5, 6, 7, 8)
+            picture, remark = upright_rgb(path, picture, content)
+            width, height = (whole[::-1] if turned else whole) if reduced else picture.size
+            yield picture, (height, width), remark
+
+
 def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = None) -> tuple[Image.Image, str]:
     """A picture of `decoding.opened` as 8-bit RGB, turned as its EXIF says, and a remark on its range or ''.
 
@@ -159,7 +192,7 @@ def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         grey, largest, white = _grey_to_rgb(picture)
         return grey, _dark(path, largest, white)
-    remark = _dark(path, _largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
+    remark = _dark(path, largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
     if picture.has_transparency_data:
         return _over_white(picture), remark
     try:
@@ -216,15 +249,3 @@ def _dark(path: str | Path, largest: float, white: float) -> str:
         f"{shown(path)}: its largest value is {largest:.0f} of {white:.0f}, so it looks nearly black: "
         "if it holds fewer bits than its file, stretch it (12 bits in 16: times 16)"
     )
-
-
-def _largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None) -> float:
-    """The largest value of a color photograph of 16 bits, of which `picture` holds the high byte."""
-    high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
-    if "largest" in picture.info:
-        return float(picture.info["largest"])
-    if high >= DARK * 256 or picture.width * picture.height > LARGE:
-        return 256.0 * high
-    encoded = np.fromfile(path, np.uint8) if content is None else np.frombuffer(content, np.uint8)
-    deep = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    return 256.0 * high if deep is None else float(deep[..., :3].max())

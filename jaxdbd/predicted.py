@@ -25,7 +25,7 @@ from jaxdbd.input.geometry import to_size
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.overlay import depth_picture, overlay
 from jaxdbd.parallel import ahead, cores, in_turn
-from jaxdbd.photos import photograph
+from jaxdbd.photos import photograph, reduced_photograph
 from jaxdbd.weights import Variables
 
 COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
@@ -96,9 +96,9 @@ def read_square(path: Path, side: int) -> Predicted:
     if not os.path.isfile(path):  # a pipe gives what it holds once; of anything else the reader says what is wrong
         with contextlib.suppress(OSError):
             content = path.read_bytes()
-    with photograph(path, content) as (picture, remark):
+    with reduced_photograph(path, side, content) as (picture, size, remark):
         square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-        return Predicted(path, (picture.height, picture.width), square, square[..., 0], None, remark, content)
+        return Predicted(path, size, square, square[..., 0], None, remark, content)
 
 
 def write_prediction(
@@ -134,7 +134,7 @@ def _write_prediction(predicted, name, endings, threshold):
         if image.shape[:2] != predicted.size:
             raise UserError(f"{shown(predicted.path)}: has changed since it was read: predict it again")
         image = overlay(image, in_focus)
-        save(".overlay.jpg", _encoded(image, "JPEG"))
+        save(".overlay.jpg", _jpeg(image))
         del image
     mean_depth = ""
     if predicted.depth is not None:
@@ -142,17 +142,17 @@ def _write_prediction(predicted, name, endings, threshold):
         mean_depth = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
         if ".depth.png" in endings:
             depth = depth_picture(depth)
-            save(".depth.png", _encoded(depth, "PNG"))
+            save(".depth.png", _png(cv2.cvtColor(depth, cv2.COLOR_RGB2BGR, dst=depth)))
     return f"{in_focus.mean():.4f}", mean_depth, ""
 
 
-def _png(levels: UInt8[np.ndarray, "h w"]) -> memoryview:
-    return cv2.imencode(".png", levels)[1].data  # in half the time that Pillow takes
+def _png(levels: UInt8[np.ndarray, "h w *bgr"]) -> memoryview:
+    return cv2.imencode(".png", levels)[1].data  # in half the time that Pillow takes, of color in a quarter
 
 
-def _encoded(image: UInt8[np.ndarray, "h w 3"], kind: str) -> memoryview:
+def _jpeg(image: UInt8[np.ndarray, "h w 3"]) -> memoryview:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, quality=92)
+    Image.fromarray(image).save(buffer, "JPEG", quality=92)
     return buffer.getbuffer()
 
 

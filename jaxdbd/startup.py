@@ -7,12 +7,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 import jax
 
 from jaxdbd.files import refusal
+from jaxdbd.paths import cache_folder
 
 # Pages of 2 MB; all from the heap, which is never given back; one heap, as those of further threads are small.
 KEEP_MEMORY = (
@@ -37,10 +37,20 @@ def keep_memory() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Lets JAX keep what it compiles in ~/.cache/jaxdbd, unless it was told of another folder."""
+    """Lets JAX keep what it compiles in the user's cache folder, unless it was told of another (docs/performance.md).
+
+    Does nothing where that folder cannot be written to, or there is none, as for users without a home.
+    """
     # JAX makes the attributes of its config at run time, where no type checker sees them.
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(Path("~/.cache/jaxdbd/compiled").expanduser()))
+    if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    try:
+        folder = cache_folder() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return
+    if os.access(folder, os.W_OK):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def exit_status(command: Callable[[], int | None]) -> int:

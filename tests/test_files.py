@@ -3,6 +3,7 @@
 import errno
 import os
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +13,7 @@ from jaxdbd.files import (
     files_by_stem,
     os_error,
     read_names,
+    read_text,
     refusal,
     shown,
     shown_apart,
@@ -64,6 +66,11 @@ def test_lists_in_every_encoding_of_unicode(tmp_path, encoding):
     assert list(read_names(path, SUFFIXES)) == ["first", "naïve", "img_2024.01.01"]
 
 
+def test_folders_in_a_list_do_not_count(tmp_path):
+    (tmp_path / "names.txt").write_text("image/a.jpg\n.\\image\\B.JPG\n")
+    assert read_names(tmp_path / "names.txt", SUFFIXES) == {"a": "image/a.jpg", "b": ".\\image\\B.JPG"}
+
+
 def test_other_lists_are_one_line(tmp_path):
     path = tmp_path / "names.txt"
     for content, message in (
@@ -86,6 +93,34 @@ def test_the_longest_name_can_be_written_and_a_longer_one_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"File name too long \(give it a shorter name\)"):
         write_whole(tmp_path / ("a" * 256), b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["a" * 255]
+
+
+def test_a_pipe_gets_all_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as /dev/stdout may be one
+    with ThreadPoolExecutor(1) as pool:
+        got = pool.submit((tmp_path / "pipe").read_bytes)
+        write_whole(tmp_path / "pipe", b"all of it")
+        assert got.result() == b"all of it"
+    assert (tmp_path / "pipe").is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "t.csv").symlink_to("elsewhere/t.csv")
+    for content in (b"new", b"again"):
+        write_whole(tmp_path / "t.csv", content)
+        assert (tmp_path / "elsewhere" / "t.csv").read_bytes() == content
+    assert (tmp_path / "t.csv").is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["t.csv"]
+
+
+def test_a_text_in_another_encoding_is_one_line(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf{}")
+    assert read_text(tmp_path / "a.json") == "{}"
+    (tmp_path / "a.json").write_bytes("{}".encode("utf-16"))
+    with pytest.raises(UserError, match=r"a\.json: not a text in UTF-8 \(byte 0 is 0xff\)"):
+        read_text(tmp_path / "a.json")
 
 
 def test_a_folder_in_the_files_place(tmp_path):

@@ -1,5 +1,6 @@
 """What is a mask and what is none, whichever command reads it."""
 
+import cv2
 import numpy as np
 import pytest
 from odd_files import half, save
@@ -48,6 +49,19 @@ NO_MASKS = {
     "in the alpha channel": (with_alpha(WHITE, half()), r"its alpha channel is not the same everywhere \(0 to 255\)"),
     "floating point": (BINARY.astype(np.float32), "floating point"),
 }
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colors_of_sixteen_bits_count_by_all_of_them(tmp_path, suffix):
+    # Pillow keeps the high bytes, and of a mask of 0 and 255 those are all 0.
+    path = str(tmp_path / f"m.{suffix}")
+    for white, message in ((65535, None), (255, "of 16 bits it uses 8, its largest value is 255"), (1, "value is 1;")):
+        cv2.imwrite(path, np.dstack([BINARY.astype(np.uint16) * white] * 3))
+        if message is None:
+            np.testing.assert_array_equal(read_mask(path), half())
+            continue
+        with pytest.raises(UserError, match=message):
+            read_mask(path)
 
 
 @pytest.mark.parametrize("kind", MASKS)

@@ -1,5 +1,6 @@
 """Photographs of every kind, as `predict` finds, reads and names them."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -12,8 +13,9 @@ import tifffile
 from odd_files import camera_raw
 from PIL import Image
 
+from jaxdbd.decoding import opened, reduce_decoding
 from jaxdbd.errors import UserError
-from jaxdbd.photos import find_photographs, read_photograph
+from jaxdbd.photos import SPARE, find_photographs, read_photograph, reduced_photograph
 
 RAMP = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(20, axis=0)  # 20 high, 32 wide, dark to bright
 COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
@@ -172,6 +174,13 @@ def test_tiff_that_pillow_misreads(tmp_path):
     for grey, white in ((deep[..., 0], 65535), (RAMP.astype(np.float32) / 255, 1.0)):
         path = tiff(tmp_path / "w.tif", (white - grey).astype(grey.dtype), photometric="miniswhite")
         np.testing.assert_array_equal(pixels(path)[..., 0], RAMP)
+    path = tiff(tmp_path / "i.tif", RAMP.astype(np.int16) * 128, photometric="minisblack")  # 32767 is white
+    assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
+    contiguous = {"planarconfig": "contig"}
+    for array, how, kind in ((RAMP.astype(np.complex64), {}, "1"), (np.dstack([RAMP] * 5), contiguous, "5")):
+        path = tiff(tmp_path / "o.tif", array, photometric="minisblack", **how)
+        with pytest.raises(UserError, match=rf"o\.tif: a TIFF of {kind} samples of .*save it as grey or RGB"):
+            read_photograph(path)
     path = tiff(tmp_path / "u.tif", deep[..., 0].astype(np.uint32) * 65537, photometric="minisblack")
     assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
     path = tiff(tmp_path / "t.tif", planes[:, :16, :16], photometric="rgb", planarconfig="separate", metadata=None)
@@ -336,7 +345,11 @@ def test_patterns_pass_over_what_is_no_photograph_and_names_what_editors_leave(f
         (folder / name).write_bytes(b"no picture")
     (folder / "scan").write_bytes((folder / "a.jpg").read_bytes())
     camera_raw(folder / "c.nef")
-    found = set(names(find_photographs([str(folder / "*.*"), str(folder / "sc*")], out), folder, out))
+    for name in ("pipe", "pipe.jpg"):
+        os.mkfifo(folder / name)  # who opened one would wait
+    found = set(
+        names(find_photographs([str(folder / "*.*"), str(folder / "sc*"), str(folder / "pi*")], out), folder, out)
+    )
     assert found == {"a.jpg", "b c.PNG", "é.webp", "scan", "c.nef"}
     given = [str(path) for path in sorted(folder.iterdir()) if path.is_file()]  # as a shell expands *
     assert set(names(find_photographs(given, out), folder, out)) == found | {"._a.jpg", "b.txt", "notes.txt"}
@@ -351,3 +364,69 @@ def test_nothing_to_do_is_said(folder, tmp_path):
     for missing in ("nowhere.jpg", "*.xyz"):
         with pytest.raises(UserError, match="no such file"):
             find_photographs([str(folder / missing)], tmp_path / "out")
+
+
+# --- Decoded at less than their size ---
+
+
+def large(height: int, width: int) -> Image.Image:
+    """Something with structure of every size."""
+    rng = np.random.default_rng(0)
+    layers = [
+        np.asarray(Image.fromarray(rng.integers(0, 256, (n, n, 3), np.uint8)).resize((width, height)), np.float32)
+        for n in (4, 20, 90)
+    ]
+    return Image.fromarray(np.mean(layers, axis=0).astype(np.uint8))
+
+
+def square(picture: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)).astype(int)
+
+
+@pytest.mark.parametrize(("factor", "left"), [(1, 1), (2, 1 / 2), (5, 1 / 4), (9, 1 / 8), (40, 1 / 8)])
+@pytest.mark.parametrize("kind", [{}, {"progressive": True}])
+def test_a_large_jpeg_is_decoded_at_the_least_size_that_is_enough(tmp_path, factor, left, kind):
+    side, (height, width) = 16, (factor * SPARE * 16 + 8, factor * SPARE * 16 + 40)
+    path = save(tmp_path / "a.jpg", large(height, width), **kind)
+    with reduced_photograph(path, side) as (picture, size, remark):
+        assert (size, remark) == ((height, width), "")
+        assert picture.size == (np.ceil(width * left), np.ceil(height * left))
+        assert abs(square(picture, side) - square(read_photograph(path), side)).mean() < 1  # of 255
+        if left == 1:
+            np.testing.assert_array_equal(picture, read_photograph(path))
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_a_reduced_jpeg_is_upright_and_has_its_own_size(tmp_path, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = save(tmp_path / "a.jpg", large(500, 900), exif=exif)
+    whole = read_photograph(path)
+    with reduced_photograph(path, 16) as (picture, size, _):
+        assert size == (whole.height, whole.width)
+        assert picture.width < whole.width / 2
+        assert abs(square(picture, 16) - square(whole, 16)).mean() < 1
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "RGB"), ("webp", "RGB"), ("jpg", "L"), ("jpg", "CMYK")])
+def test_other_kinds_are_read_whole_and_other_colors_reduced(tmp_path, suffix, mode):
+    path = save(tmp_path / f"a.{suffix}", large(500, 900).convert(mode))
+    with reduced_photograph(path, 16) as (picture, size, _):
+        assert (size, picture.mode) == ((500, 900), "RGB")
+        if suffix != "jpg":
+            np.testing.assert_array_equal(picture, read_photograph(path))
+        else:
+            assert abs(square(picture, 16) - square(read_photograph(path), 16)).mean() < 1
+
+
+def test_memory_is_counted_as_decoding_takes_it(tmp_path):
+    for name, options, share in (("a.jpg", {}, 1 / 16), ("b.jpg", {"progressive": True}, 1), ("c.png", {}, 1)):
+        with opened(save(tmp_path / name, large(800, 1600), **options)) as picture:
+            assert reduce_decoding(picture, 200) == 800 * 1600 * share
+
+
+def test_a_reduced_jpeg_that_is_cut_off_is_refused(tmp_path):
+    path = save(tmp_path / "a.jpg", large(800, 1600))
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="cannot be read as a picture"), reduced_photograph(path, 16):
+        pass

@@ -11,6 +11,7 @@ given is left out.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,15 +42,25 @@ def dataset_figures(model, variables, dataset: str, split: str, data_dir: str | 
         print(f"{name}, {len(records)} records:", ", ".join(f"{k} {v:.4f}" for k, v in scores.items()), flush=True)
 
 
+def mean_focus(model, variables, photographs: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean probability of being in focus of each photograph."""
+    return np.array([p.focus.mean() for p in jaxdbd.predict(model, variables, photographs)])
+
+
+def read_named(folder: Path, names: Path) -> list[np.ndarray]:
+    """The photographs of a folder that a list names."""
+    found, _ = files_by_stem(folder, SUFFIXES)
+    return [np.asarray(read_photograph(found[key])) for key in read_names(names, SUFFIXES)]
+
+
 def sharp_figures(model, variables, folder: Path, names: Path) -> None:
     """Prints the mean focus of photographs that are in focus all over, as they are and blurred."""
-    found, _ = files_by_stem(folder, SUFFIXES)
-    photographs = [np.asarray(read_photograph(found[key])) for key in read_names(names, SUFFIXES)]
+    photographs = read_named(folder, names)
     copies = {"sharp": photographs}
     for percent in BLURS:
         copies[f"blurred by {percent} %"] = [defocus(p, percent / 100 * max(p.shape)) for p in photographs]
     for name, seen in copies.items():
-        means = np.array([p.focus.mean() for p in jaxdbd.predict(model, variables, seen)])
+        means = mean_focus(model, variables, seen)
         low, middle, high = np.quantile(means, (0.25, 0.5, 0.75))
         print(
             f"{folder.name}, {name}: mean focus {means.mean():.4f} over {len(means)} photographs"
@@ -58,8 +69,8 @@ def sharp_figures(model, variables, folder: Path, names: Path) -> None:
         )
 
 
-def pair_figures(model, variables, folder: Path, threshold: float) -> None:
-    """Prints the share of pixels in focus in exactly one photograph of each pair, and in none."""
+def pair_shares(model, variables, folder: Path, threshold: float) -> dict[str, tuple[float, float]]:
+    """By the name of a pair, the share of pixels in focus in exactly one of its photographs, and in none."""
     found, _ = files_by_stem(folder, SUFFIXES)
     shares = {}
     for key in sorted(k.removesuffix("_1") for k in found if k.endswith("_1") and f"{k[:-1]}2" in found):
@@ -67,6 +78,12 @@ def pair_figures(model, variables, folder: Path, threshold: float) -> None:
         first, second = (p.focus for p in jaxdbd.predict(model, variables, [near, far]))
         first, second = first > threshold, to_size(second.astype(np.float32), first.shape) > threshold
         shares[key] = (first ^ second).mean(), (~first & ~second).mean()
+    return shares
+
+
+def pair_figures(model, variables, folder: Path, threshold: float) -> None:
+    """Prints the share of pixels in focus in exactly one photograph of each pair, and in none."""
+    shares = pair_shares(model, variables, folder, threshold)
     for name, chosen in {
         "all pairs": list(shares),
         "pairs but for aymaz": [key for key in shares if not key.startswith("aymaz")],

@@ -10,7 +10,6 @@ Anything else is shown with its number, from which `damaged` makes the same byte
 import argparse
 import contextlib
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdbd.errors import UserError
+from jaxdbd.parallel import most_resident
 from tools import samples
 
 SECONDS, BYTES = 60, 2 << 30  # for one file, and for the process that reads
@@ -122,8 +122,7 @@ def child(kind: str, numbers: Sequence[int], seed: int, send: Connection) -> Non
                 result = "refused"
             except BaseException as error:
                 result = f"{type(error).__name__}: {error}"
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-            send.send(Outcome(number, name, result, time.monotonic() - began, peak))
+            send.send(Outcome(number, name, result, time.monotonic() - began, most_resident()))
 
 
 def run(kind: str, count: int, seed: int = 0) -> list[Outcome]:

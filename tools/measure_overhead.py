@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def bare_steps(config, steps: int):
     """A function that gives the seconds per step of so many steps on one batch."""
     mesh, model = sharding.make_mesh(), make_model(config)
-    compiled = compile_steps(config, model, steps, mesh)
+    compiled = compile_steps(config, model, {}, steps, mesh)
     state = compiled.make_state(initial_variables(model, config.seed, config.encoder_init, ""))
     rng, b, s = np.random.default_rng(0), config.batch_size // config.accumulate, config.size
     batch = {

@@ -22,7 +22,7 @@ from jaxdbd.inference import predict_maps
 from jaxdbd.input.geometry import to_size
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.overlay import overlay
-from jaxdbd.photos import find_photographs, photograph
+from jaxdbd.photos import find_photographs, reduced_photograph
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
 PREVIEW = 1600  # pixels of the longer side of what is shown of one photograph
@@ -169,10 +169,9 @@ def look(session: Session, number: int) -> Photograph:
     """
     source, used, generation = session.sources[number], session.network, session.generation
     try:
-        with photograph(source.path) as (picture, remark):
-            size, side = (picture.height, picture.width), used.model.size
+        with reduced_photograph(source.path, side := used.model.size) as (picture, size, remark):
             square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-            small = size_within(size, min(PREVIEW, max(size)))
+            small = size_within(size, min(PREVIEW, max(picture.size)))
             preview = np.asarray(picture.resize((small[1], small[0]), Image.Resampling.BICUBIC, reducing_gap=2))
     except UserError as error:
         line = source.line(error)

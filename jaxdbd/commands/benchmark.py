@@ -3,9 +3,7 @@
 import argparse
 import io
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +25,7 @@ from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.pipeline import training_batches
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.parallel import most_resident
 from jaxdbd.paths import as_path
 from jaxdbd.scoring import report
 from jaxdbd.sharding import make_mesh
@@ -128,7 +127,7 @@ def program_and_call(
         program, seconds = compile_timed(jax.jit(partial(probability_and_nearness, model)), variables, rows["image"])
         return program, seconds, lambda: program(variables, rows["image"])
 
-    steps = compile_steps(config, model, updates=1000, mesh=make_mesh(jax.devices()[:1]))
+    steps = compile_steps(config, model, {}, updates=1000, mesh=make_mesh(jax.devices()[:1]))
     state = steps.make_state(variables)
     program, seconds = compile_timed(steps.train, state, rows)
 
@@ -189,9 +188,7 @@ def measure(
         "ms_per_image": round(median / batch * 1e3, 3),
         "ms_per_image_quartiles": [round(low / batch * 1e3, 3), round(high / batch * 1e3, 3)],
         "images_per_s": round(batch / median, 2),
-        "peak_rss_mb": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3), 1
-        ),
+        "peak_rss_mb": round(most_resident() / 1e6, 1),
         "device": jax.devices()[0].device_kind,
     }
 

@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import math
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from jaxdbd import weights
 from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
-from jaxdbd.files import check_no_folder, make_folder, shown, write_whole
+from jaxdbd.files import check_no_folder, is_stream, make_folder, shown, write_whole
 from jaxdbd.paths import local_path
 from jaxdbd.photos import SUFFIXES, find_photographs
 from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
@@ -56,11 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Writes a map per photograph; returns 1 if any could not be read."""
     for path in args.paths:
         local_path(path)
-    threshold = weights.read_metadata(args.weights).threshold
-    if args.binary not in (None, True):
-        threshold = args.binary
-        if not 0 <= threshold < 1:
-            raise UserError(f"--binary={threshold:g}: not a probability between 0 and 1")
+    threshold = threshold_of(args.weights, args.binary)
     extras = {".overlay.jpg": args.overlay, ".depth.png": args.depth, ".binary.png": args.binary is not None}
     endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
     names = find_photographs(args.paths, args.out, endings, args.recursive)
@@ -70,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
     check_no_folder(args.csv, args.report)
+    check_apart(args.csv, args.report, names)
     for folder in {args.out} | {path.parent for path in (args.csv, args.report) if path}:
         make_folder(folder)
     done: dict[Path, Done] = {}
+    interval = math.inf if any(path and is_stream(path) for path in (args.csv, args.report)) else SAVE_EVERY
 
     def place(path: Path) -> str:
         # A report is read elsewhere: photographs are named by their place below the folder.
@@ -105,12 +105,30 @@ def run(args: argparse.Namespace) -> int:
                     elif done[path].remark:
                         bar.write(f"warning: {done[path].remark}", file=sys.stderr)
                     bar.update()
-                    if time.monotonic() - saved > SAVE_EVERY:
+                    if time.monotonic() - saved > interval:
                         save_tables()
                         saved = time.monotonic()
         finally:
             save_tables()
     return int(any(each.row[-1] for each in done.values()))
+
+
+def threshold_of(name: str, binary: float | bool | None) -> float:
+    """What `--binary=T` says, or else the weights. Raises UserError for a T outside [0, 1)."""
+    stored = weights.read_metadata(name).threshold
+    if binary is None or binary is True:
+        return stored
+    if not 0 <= binary < 1:
+        raise UserError(f"--binary={binary:g}: not a probability between 0 and 1")
+    return binary
+
+
+def check_apart(table: Path | None, sheet: Path | None, photographs: Iterable[Path]) -> None:
+    """Raises UserError where a table would be written over another, or over a photograph."""
+    taken = {os.path.realpath(path): "a photograph to be read" for path in photographs}
+    for flag, path in (("--csv", table), ("--report", sheet)):
+        if path and (what := taken.setdefault(os.path.realpath(path), f"{flag} itself")) != f"{flag} itself":
+            raise UserError(f"{flag}={shown(path)}: that is {what.removesuffix(' itself')}; give it another name")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageEnhance
 
+from jaxdbd.input.features import covered
 from jaxdbd.input.geometry import WHOLE, Box, View, crop_and_resize, resize
 
 cv2.setNumThreads(1)  # the pipeline already runs one example per thread
@@ -60,7 +61,10 @@ def sharp_box(rng: np.random.Generator, mask: UInt8[np.ndarray, "h w"], min_side
 
 
 def tile(view: View, box: Box, scale: float, size: int, rng: np.random.Generator) -> View:
-    """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus."""
+    """The part `box` of a photograph, resized by `scale` and mirrored over and over, all in focus.
+
+    The teacher has seen no such pattern: its features are not known.
+    """
     h, w = view.mask.shape
     shape = max(round((box[3] - box[1]) * h * scale), 1), max(round((box[2] - box[0]) * w * scale), 1)
     missing = [max(size - n, 0) for n in shape]
@@ -112,7 +116,11 @@ def add_sky(view: View, rng: np.random.Generator) -> View:
     clouds = smooth_noise(rng, (4, 6), size)
     sky = zenith * (1 - height) + horizon * height + rng.choice([0, rng.uniform(0, 20)]) * clouds[..., None]
     image = cv2.blendLinear(view.image, np.clip(sky, 0, 255).astype(np.uint8), 1 - alpha, alpha)
-    return view._replace(image=image, depth=None if view.depth is None else view.depth * (1 - alpha))
+    return view._replace(
+        image=image,
+        depth=None if view.depth is None else view.depth * (1 - alpha),
+        features=view.features and covered(view.features, alpha),
+    )
 
 
 def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
@@ -150,7 +158,8 @@ def paste(below: View, above: View) -> View:
     if above.valid is not None:
         valid = above.valid if valid is None else np.minimum(valid, above.valid)
     image = cv2.blendLinear(below.image, above.image, 1 - alpha, alpha)
-    return View(image, np.maximum(below.mask, above.mask), depth, valid)
+    features = below.features and covered(below.features, alpha, above.features)
+    return View(image, np.maximum(below.mask, above.mask), depth, valid, features)
 
 
 def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
@@ -194,18 +203,19 @@ def augment(view: View, size: int, settings: Augmentation, rng: np.random.Genera
         view = add_sky(view, rng)
     if above is not None:
         view = paste(view, crop_and_resize(above, size, box, settings.flip and rng.random() < 0.5))
-    image, mask, depth, valid = view
+    image, mask, depth, valid, features = view
     if settings.sharp <= kind < settings.sharp + settings.blurred:
-        image, mask, valid = random_blur(image, rng), np.zeros_like(mask), None
+        image, mask, valid, features = random_blur(image, rng), np.zeros_like(mask), None, None
     elif kind > 1 - settings.refocused:
         region = random_region(rng, size)
         image = cv2.blendLinear(image, random_blur(image, rng), 1 - region, region)
         mask = (mask * (1 - region) + 0.5).astype(np.uint8)
         valid = None if valid is None else np.maximum(valid, (region * 255).astype(np.uint8))
+        features = features and covered(features, region)
     if settings.jitter:
         image = jitter_colours(image, settings.jitter, rng)
     if settings.noise:
         image = add_noise(image, rng.uniform(0, settings.noise), rng)
     if rng.random() < settings.jpeg:
         image = compress(image, int(rng.integers(40, 96)))
-    return View(image, mask, depth, valid)
+    return View(image, mask, depth, valid, features)

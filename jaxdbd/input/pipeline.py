@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -16,8 +16,9 @@ from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
+from jaxdbd.input.features import PREFIX, Shapes
 from jaxdbd.input.geometry import View, crop_and_resize
-from jaxdbd.input.shards import check_whole, local_data_dir
+from jaxdbd.input.shards import local_data_dir, open_builder
 from jaxdbd.parallel import in_turn
 
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
@@ -35,11 +36,13 @@ class Example:
     mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
     depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1] or NaN, at its own size
     valid: UInt8[np.ndarray, "h w"] | None = None  # 255 where the mask counts, 0 where it does not; None: everywhere
+    features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # the teacher's, float16 [hf, wf, c]
 
-    def view(self) -> View:
-        """What augmentation takes; the depth as float32."""
+    def view(self, features: Collection[str] = ()) -> View:
+        """What augmentation takes; the depth as float32, and those `features` that there are."""
         depth = None if self.depth is None else self.depth.astype(np.float32)
-        return View(self.image, self.mask, depth, self.valid)
+        maps = {name: self.features[name].astype(np.float32) for name in features if name in self.features}
+        return View(self.image, self.mask, depth, self.valid, maps or None)
 
 
 def open_parts(
@@ -61,7 +64,7 @@ def open_parts(
 def open_split(
     dataset: str, split: str, data_dir: str | os.PathLike | None = None, cache_dir: str = ""
 ) -> Sequence[dict]:
-    """Random access to a built dataset's records, still encoded: `id`, `image`, `mask`, maybe `depth`, `valid`.
+    """Random access to a built dataset's records: `id`, `image`, `mask`, the last two encoded, and what else it has.
 
     Args:
       dataset: such as 'dbd/cuhk'.
@@ -75,14 +78,14 @@ def open_split(
     root = data_dir or constants.DATA_DIR
     try:
         local = local_data_dir(dataset, root, cache_dir)
-        builder: Any = tfds.builder(dataset, data_dir=local)  # its annotations say less than it can do
+        # Its annotations say less than it can do.
+        builder: Any = open_builder(lambda: tfds.builder(dataset, data_dir=local), f"{dataset} in {root}")
     except registered.DatasetNotFoundError:
         name = dataset.removeprefix("dbd/")
         raise UserError(
             f"{dataset} is not built in {root}: run python data/build.py --dataset={name} (data/README.md), "
             "or say where it is with data_dir"
         ) from None
-    check_whole(builder)
     try:
         encoded = {"image", "mask", "valid"} & builder.info.features.keys()
         return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})
@@ -109,6 +112,7 @@ def decode(record: dict) -> Example:
         mask=decode_image(record["mask"], cv2.IMREAD_GRAYSCALE),
         depth=None if depth is None else depth[..., 0],
         valid=None if valid is None else decode_image(valid, cv2.IMREAD_GRAYSCALE),
+        features={name: value for name, value in record.items() if name.startswith(PREFIX)},
     )
 
 
@@ -142,13 +146,14 @@ def training_row(
     augmentation: Augmentation,
     rng: np.random.Generator,
     extras: Collection[str],
+    features: Shapes,
 ) -> dict:
     """A random view of one record, over which another of `records` may be pasted."""
     example = decode_reduced(record, MOST_TRAINED)
     above = None
     if rng.random() < augmentation.pasted:
-        above = decode_reduced(records[int(rng.integers(len(records)))], MOST_TRAINED).view()
-    return to_row(example.id, augment(example.view(), size, augmentation, rng, above), extras)
+        above = decode_reduced(records[int(rng.integers(len(records)))], MOST_TRAINED).view(features)
+    return to_row(example.id, augment(example.view(features), size, augmentation, rng, above), extras, features)
 
 
 def evaluation_row(example: Example, size: int) -> dict:
@@ -156,11 +161,11 @@ def evaluation_row(example: Example, size: int) -> dict:
     return to_row(example.id, crop_and_resize(example.view(), size), {"depth"} if example.depth is not None else ())
 
 
-def to_row(name: str, view: View, extras: Collection[str]) -> dict:
+def to_row(name: str, view: View, extras: Collection[str], features: Shapes | None = None) -> dict:
     """One row of a batch: `image` uint8 [S, S, 3], `mask` uint8 [S, S, 1], `weight` float32, `id`; and the `extras`.
 
     Those are `depth` float16 [S, S, 1], NaN where it is not known, and `valid` uint8 [S, S, 1]. A view without them
-    gets a depth of NaN, and is valid everywhere.
+    gets a depth of NaN, and is valid everywhere. The maps `features` are float16 [h, w, c], NaN where not known.
     """
     row = {"image": view.image, "mask": view.mask[..., None], "weight": np.float32(1), "id": name}
     if "depth" in extras:
@@ -169,6 +174,9 @@ def to_row(name: str, view: View, extras: Collection[str]) -> dict:
     if "valid" in extras:
         valid = np.full_like(view.mask, 255) if view.valid is None else view.valid
         row["valid"] = valid[..., None]
+    for key, shape in (features or {}).items():
+        maps = (view.features or {}).get(key)
+        row[key] = np.full(shape, np.nan, np.float16) if maps is None else maps.astype(np.float16)
     return row
 
 
@@ -187,6 +195,7 @@ def training_batches(
     seed: int,
     augmentation: Augmentation,
     mixture: Sequence[float] | None = None,
+    features: Shapes | None = None,
     process_index: int = 0,
     process_count: int = 1,
     threads: int = 4,
@@ -200,20 +209,22 @@ def training_batches(
       seed: of the order and of all augmentation; row n of the stream is the same whatever the number of threads.
       augmentation: what may happen to a photograph.
       mixture: share of each part among the rows, up to a factor; None for shares by the parts' numbers of records.
+      features: the teacher's feature maps to read, as `features.shapes` has them; None for none.
       process_index: which share of the stream this process reads.
       process_count: among how many.
       threads: that decode and augment.
 
     Returns:
       An iterator of batches: `image` uint8 [B, S, S, 3], `mask` uint8 [B, S, S, 1], `depth` float16 [B, S, S, 1] (if
-      a part has a teacher), `valid` uint8 [B, S, S, 1] (if a part has it), `weight` float32 [B], `id` a list.
+      a part has a teacher), `valid` uint8 [B, S, S, 1] (if a part has it), each of the `features` float16 [B, h, w, c],
+      `weight` float32 [B], `id` a list.
     """
     # Rows of one batch hold the same arrays, whichever part they come from.
     extras = {name for name in ("depth", "valid") if any(name in records[0] for records in parts)}
 
     def rows_of(number, records):
         def row(record, rng):
-            return training_row(records, record, size, augmentation, rng, extras)
+            return training_row(records, record, size, augmentation, rng, extras, features or {})
 
         # Parts draw apart from each other; the first as it would alone.
         return grain.MapDataset.source(records).seed(seed + number * PART_SEEDS).shuffle().repeat().random_map(row)

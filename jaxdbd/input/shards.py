@@ -9,11 +9,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
+from google.protobuf import json_format
+from tensorflow_datasets.core import registered
 
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_errors_in_one_line
@@ -103,12 +106,26 @@ def sole_user(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_whole(builder: tfds.core.DatasetBuilder) -> None:
-    """Raises UserError where a shard is not there: the reader would take it for an empty one."""
+def open_builder(opened: Callable[[], tfds.core.DatasetBuilder], what: str) -> tfds.core.DatasetBuilder:
+    """A dataset whose files are all there. Raises UserError, which begins with `what`, where they are damaged."""
+    again = "build the dataset again with --overwrite"
+    try:
+        builder = opened()
+    except registered.DatasetNotFoundError:
+        raise
+    except (json_format.Error, ValueError, KeyError, TypeError, OSError) as error:  # of empty and of cut files
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{what}: what it says of itself cannot be read ({reason}): {again}") from error
     for split in builder.info.splits.values():
-        for path in split.filepaths:
+        for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
             if not path.exists():
-                raise UserError(f"{path}: this shard is missing: build the dataset again with --overwrite")
+                raise UserError(f"{path}: this shard is missing: {again}")
+            # The reader would take one that was cut short for an empty one.
+            shard = ArrayRecordReader(os.fspath(path))
+            if not shard.ok() or shard.num_records() != length:
+                raise UserError(f"{path}: this shard is damaged: {again}")
+            shard.close()
+    return builder
 
 
 def is_whole(folder: epath.Path) -> bool:
@@ -122,8 +139,7 @@ def put_dataset(local: Path, remote: epath.Path) -> None:
     Raises:
       UserError: where a shard is missing, or the store refuses or has got something else than was sent.
     """
-    builder = tfds.builder_from_directory(local)
-    check_whole(builder)
+    open_builder(lambda: tfds.builder_from_directory(local), str(local))
     files = {path.name: path for path in local.iterdir() if path.is_file() and not path.name.startswith(".")}
     there = list_objects(remote)
     for name in [LAST, *sorted(there.keys() - files.keys())]:

@@ -13,21 +13,21 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
+from jaxdbd.compiling import inference_options
 from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
 from jaxdbd.network.model import DepthDistilledDBD, normalize
-from jaxdbd.parallel import ahead, in_turn, worker_pool
+from jaxdbd.parallel import ahead, worker_pool
 from jaxdbd.scoring.depth import depth_scores, mean_scores
-from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, summarize_ddff
-from jaxdbd.scoring.structure import score_image
+from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
+from jaxdbd.scoring.structure import reduced, with_structure
 from jaxdbd.sharding import all_rows_to_devices, replicated
 
 TTA = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)
-WAITING_PIXELS = 100_000_000
-WAITING = 64  # maps that wait to be scored: bounds the memory of a large set
+WAITING, WAITING_PIXELS = 64, 32_000_000  # maps that wait to be scored: bounds the memory of a large set
 Maps = Float[Array, "b s s"]
 # Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus, and nearness or None.
 Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]
@@ -51,7 +51,7 @@ def focus_predictor(
         back = size // model.reduction
         return jax.tree.map(lambda p: jax.image.resize(p, (b, back, back), "linear"), maps)
 
-    @partial(jax.jit, out_shardings=replicated(mesh))
+    @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=inference_options())
     def average(variables, images):
         images = normalize(images, model.encoder)
         views = [(images, lambda p: p)]
@@ -135,16 +135,16 @@ def score_records(
                     Image.fromarray(focus).save(unfinished, "PNG")
             if example.valid is not None:
                 focus = np.where(example.valid >= 128, focus, example.mask)
-            yield (example.id, focus, example.mask), near_scores(example, depth)
+            near = near_scores(example, depth)
+            scores = dataclasses.replace(score_counts(example.id, focus, example.mask), depth=near[0] if near else {})
+            yield scores, reduced(focus), reduced(example.mask)  # so that no large map goes from process to process
 
     with worker_pool() as pool:
-        scored = ahead(pool, _score, to_score(), WAITING, weight=lambda item: item[0][1].size, most=WAITING_PIXELS)
-        return [
-            dataclasses.replace(future.result(), depth=near[0] if near else {})
-            for (_, near), future in tqdm(scored, total=len(records), unit=" images")
-        ]
+        scored = ahead(
+            pool, _with_structure, to_score(), WAITING, weight=lambda item: item[1].size, most=WAITING_PIXELS
+        )
+        return [future.result() for _, future in tqdm(scored, total=len(records), unit=" images")]
 
 
-def _score(item: tuple[tuple[str, np.ndarray, np.ndarray], list]) -> ImageScores:
-    with in_turn(item[0][1].size):
-        return score_image(*item[0])
+def _with_structure(item: tuple[ImageScores, np.ndarray, np.ndarray]) -> ImageScores:
+    return with_structure(*item)

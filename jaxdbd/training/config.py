@@ -115,6 +115,8 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     for name in POSITIVE:
         if config[name] <= 0:
             raise UserError(f"config.{name}: {config[name]} is not positive")
+    if config.feature_weight < 0:
+        raise UserError(f"config.feature_weight: {config.feature_weight} is negative")
     multiple = 16 * ENCODERS[config.encoder].stride
     if config.size % multiple:
         raise UserError(f"config.size: {config.size} is not a multiple of {multiple}")

@@ -25,6 +25,8 @@ from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, write_whole
 from jaxdbd.inference import Prediction, probability_and_nearness
 from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.features import Shapes
+from jaxdbd.input.features import shapes as feature_shapes
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, open_parts, reduced, training_batches
 from jaxdbd.network.model import DepthDistilledDBD
@@ -33,6 +35,7 @@ from jaxdbd.paths import as_path
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
+from jaxdbd.training.features import Params, make_adapters, with_adapters
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
@@ -52,6 +55,7 @@ class Data(NamedTuple):
     batches: grain.DatasetIterator  # of this process's share
     held_out: dict[str, Sequence[dict]]  # records that are evaluated, by dataset; none without an eval_split
     distils: bool  # whether the loss has depth terms
+    features: Shapes  # of the teacher's feature maps that the loss has terms for
     updates: int  # of the optimizer, over the whole run
 
 
@@ -108,7 +112,7 @@ def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, in
 def open_data(config: ml_collections.ConfigDict) -> Data:
     """The training batches of this process's share, and the records to evaluate.
 
-    Raises UserError for a dataset that is not there, or one without depth where the loss asks for it.
+    Raises UserError for a dataset that is not there, or one without depth or features where the loss asks for them.
     """
     parts = open_parts(config.dataset, config.train_split, config.data_dir, config.cache_dir)
     held_out = {}
@@ -119,6 +123,12 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
     distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
     if distils and not any("depth" in records[0] for records in parts):
         raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
+    features = feature_shapes(parts) if config.feature_weight else {}
+    if config.feature_weight and not features:
+        raise UserError(
+            f"{config.dataset} was built without a teacher's features: build it with --teacher_features, or set "
+            "--config.feature_weight=0"
+        )
     if config.mixture and len(config.mixture) != len(parts):
         raise UserError(f"config.mixture: {len(config.mixture)} shares for the {len(parts)} parts of {config.dataset}")
     count = sum(map(len, parts))
@@ -129,10 +139,12 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
         seed=config.seed,
         augmentation=Augmentation(**config.augment),
         mixture=config.mixture,
+        features=features,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return Data(batches, held_out, distils, config.steps or max(config.epochs * count // config.batch_size, 1))
+    updates = config.steps or max(config.epochs * count // config.batch_size, 1)
+    return Data(batches, held_out, distils, features, updates)
 
 
 def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
@@ -140,8 +152,10 @@ def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Sche
     return make_schedule(config.schedule, peak=config.learning_rate, steps=updates, warmup_steps=config.warmup_steps)
 
 
-def compile_steps(config: ml_collections.ConfigDict, model: DepthDistilledDBD, updates: int, mesh: Mesh) -> Steps:
-    """The functions of a run of so many updates, jitted for the mesh."""
+def compile_steps(
+    config: ml_collections.ConfigDict, model: DepthDistilledDBD, adapters: Params, updates: int, mesh: Mesh
+) -> Steps:
+    """The functions of a run of so many updates, jitted for the mesh; of `adapters` the shapes count."""
     tx = make_optimizer(
         config.optimizer,
         learning_rate(config, updates),
@@ -151,7 +165,7 @@ def compile_steps(config: ml_collections.ConfigDict, model: DepthDistilledDBD, u
         accumulate=config.accumulate,
     )
     make_state = partial(create_state, tx=tx, ema=config.ema_decay > 0)
-    shapes = jax.eval_shape(make_state, weights.shapes(model))
+    shapes = jax.eval_shape(make_state, with_adapters(weights.shapes(model), adapters))
     placement = sharding.state_sharding(mesh, shapes, config.fsdp)
     gamma_end = config.gamma if config.gamma_end is None else config.gamma_end
     step = partial(
@@ -165,6 +179,7 @@ def compile_steps(config: ml_collections.ConfigDict, model: DepthDistilledDBD, u
             side_weights=tuple(config.side_weights),
         ),
         gamma=optax.linear_schedule(config.gamma, gamma_end, updates * config.accumulate),
+        feature_weight=config.feature_weight,
         freeze_encoder_norm=config.freeze_encoder_norm,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
@@ -328,13 +343,15 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile
     mesh, model = sharding.make_mesh(), make_model(config)
     data = open_data(config)
     last = data.updates * config.accumulate
-    steps = compile_steps(config, model, data.updates, mesh)
+    adapters = make_adapters(data.features, config.encoder, config.seed)
+    steps = compile_steps(config, model, adapters, data.updates, mesh)
     make_folder(spool.folder)
     manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints)
     # A checkpoint in the workdir comes before anything that the config says about a start.
     state = checkpoint.restore(manager, steps.abstract_state, data.batches, config.to_dict())
     if state is None:
-        state = steps.make_state(initial_variables(model, config.seed, config.encoder_init, config.init_from))
+        variables = initial_variables(model, config.seed, config.encoder_init, config.init_from)
+        state = steps.make_state(with_adapters(variables, jax.device_get(adapters)))
     start = int(state.step)
     profiled = profiled_steps(profile, start, last)
     run = Run(mesh, data, steps, state, start, last, profiled, spool.folder / "profile")

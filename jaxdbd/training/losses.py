@@ -161,6 +161,11 @@ DEPTH_LOSSES: dict[str, Callable] = {
 # --- Both, on all outputs ---
 
 
+def average(per_image: PerImage, weight: PerImage) -> Float[Array, ""]:
+    """Mean over the images whose weight is 1; 0 where none is."""
+    return (per_image * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
 def shrink_to(target: Maps, size: tuple[int, int]) -> Float[Array, "b h2 w2 1"]:
     """Averages a map over whole blocks down to `size`: the soft label of a side output."""
     b, h, w, c = target.shape
@@ -206,9 +211,6 @@ def joint_loss(
       The loss, averaged over the images that count, and its terms by name.
     """
 
-    def average(per_image):
-        return (per_image * weight).sum() / jnp.maximum(weight.sum(), 1)
-
     def over_outputs(term, fused, sides, target, known):
         def of(map_):
             size = map_.shape[1:3]
@@ -220,7 +222,7 @@ def joint_loss(
         total = of(fused)
         for side, side_weight in zip(sides, side_weights, strict=True):
             total = total + side_weight * of(side)
-        return average(total)
+        return average(total, weight)
 
     terms = {
         f.__name__: over_outputs(f, output.focus, output.side_focus, mask, valid) for f in FOCUS_LOSSES[focus_loss]

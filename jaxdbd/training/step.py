@@ -7,9 +7,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
+from jaxdbd.training.features import ADAPTERS, feature_loss, without_adapters
+from jaxdbd.training.losses import average
 from jaxdbd.weights import Variables
 
 Metrics = dict[str, Float[Array, ""]]
@@ -39,8 +42,12 @@ def create_state(variables: Variables, tx: optax.GradientTransformation, ema: bo
 
 
 def evaluation_variables(state: TrainState) -> Variables:
-    """What is evaluated and shipped: the average over updates where there is one."""
-    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+    """What is evaluated and shipped: the average over updates where there is one, without the adapters."""
+    return without_adapters(state.ema or {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def _is_encoder(module: nn.Module, method: str) -> bool:
+    return module.name == "encoder" and method == "__call__"
 
 
 def train_step(
@@ -51,6 +58,7 @@ def train_step(
     tx: optax.GradientTransformation,
     loss: Callable[..., tuple[Float[Array, ""], Metrics]],
     gamma: optax.Schedule,
+    feature_weight: float = 0.0,
     freeze_encoder_norm: bool = False,
     ema_decay: float = 0.0,
     accumulate: int = 1,
@@ -64,6 +72,7 @@ def train_step(
       tx: the optimizer.
       loss: `joint_loss` with its settings bound; called with (output, mask, depth, weight, valid, gamma=...).
       gamma: weight of the depth terms by step.
+      feature_weight: weight of the feature terms; above 0, the state has adapters and the batch the teacher's features.
       freeze_encoder_norm: keep the encoder's BatchNorm on its running statistics.
       ema_decay: of the averaged weights, where the state has some.
       accumulate: so many steps make one update, by their mean gradient; `tx` must be made for it too.
@@ -75,20 +84,24 @@ def train_step(
 
     def loss_of(params):
         output, updates = model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            without_adapters({"params": params, "batch_stats": state.batch_stats}),
             images,
             train=True,
             freeze_encoder_norm=freeze_encoder_norm,
-            mutable=["batch_stats"],
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=_is_encoder,
         )
         total, terms = loss(output, mask, depth, batch["weight"], valid, gamma=gamma(state.step))
+        if ADAPTERS in params:
+            taps: Any = updates["intermediates"]["encoder"]["__call__"][0]
+            terms["features"] = average(feature_loss(taps, params[ADAPTERS], batch), batch["weight"])
+            total = terms["loss"] = total + feature_weight * terms["features"]
         return total, (terms, updates["batch_stats"])
 
     grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    step = state.step + 1
-    ema = state.ema
+    step, ema = state.step + 1, state.ema
     if ema is not None:
         # Early on, an average over all updates so far: the start would weigh too much otherwise.
         n = step // accumulate

@@ -70,7 +70,7 @@ def weights_file(network, tmp_path_factory) -> Path:
 def built(monkeypatch) -> list[dict]:
     """Five records in place of a dataset built on disk."""
     records = make_records(5)
-    monkeypatch.setattr(pipeline, "open_split", lambda dataset, split, data_dir: records)
+    monkeypatch.setattr(pipeline, "open_split", lambda dataset, split, data_dir, cache_dir: records)
     return records
 
 

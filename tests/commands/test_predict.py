@@ -3,8 +3,6 @@
 import csv
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -295,24 +293,3 @@ def test_folders_that_cannot_be_are_said_before_anything_is_done(weights_file, t
         assert run(tmp_path / "a.png", "--weights", weights_file, *flags) == 1
         assert f"error: {tmp_path / 'file'}: cannot be made a folder" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*"))
-
-
-@pytest.mark.slow
-def test_large_photographs_fit_in_three_gigabytes_and_raise_no_noise(tmp_path):
-    # The program knows none of the tests' encoders.
-    model = DepthDistilledDBD("lite0", widths=(32, 32, 32, 16, 16), full_resolution=False, size=SIDE)
-    weights_file = tmp_path / "lite.safetensors"
-    weights.save(weights_file, model, drawn(model), dataset="none", license="none", threshold=0.4)
-    rng = np.random.default_rng(0)
-    large = Image.fromarray(rng.integers(0, 256, (624, 876, 3), np.uint8)).resize((7008, 4992))  # 35 megapixels
-    for i in range(3):
-        large.save(tmp_path / f"large{i}.jpg")
-    code = (
-        "import resource, sys; from jaxdbd.__main__ import main; status = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-    )
-    command = ["predict", tmp_path, "--out", tmp_path / "out", "--weights", weights_file, "--overlay"]
-    done = subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 3  # GB
-    assert "warning" not in done.stderr.lower()
-    assert grey(tmp_path / "out" / "large2.png").shape == (4992, 7008)

@@ -3,17 +3,15 @@
 import csv
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from odd_files import (
     LONG,
     NOT_UTF8,
-    ROOT,
     brightness,
     camera_raw,
     one_line,
@@ -25,8 +23,10 @@ from odd_files import (
 )
 from PIL import Image
 
+import jaxdbd
 from jaxdbd import predicted
 from jaxdbd.__main__ import main
+from jaxdbd.photos import read_photograph
 
 
 @pytest.fixture
@@ -103,6 +103,17 @@ def test_a_folder_in_the_tables_place_is_said_before_anything_is_done(weights_fi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_table_never_takes_the_place_of_a_photograph_or_of_the_other(weights_file, tmp_path, capsys):
+    before = save(tmp_path / "in" / "a.jpg", ramp()).read_bytes()
+    place = [tmp_path / "in", "--out", tmp_path / "out"]
+    assert run(weights_file, *place, "--csv", tmp_path / "in" / "a.jpg") == 1
+    one_line(capsys.readouterr().err, f"--csv={tmp_path}/in/a.jpg: that is a photograph to be read")
+    assert run(weights_file, *place, "--csv", tmp_path / "t", "--report", tmp_path / "in" / ".." / "t") == 1
+    one_line(capsys.readouterr().err, "/t: that is --csv; give it another name")
+    assert (tmp_path / "in" / "a.jpg").read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_photograph_through_a_pipe(weights_file, tmp_path):
     content = save(tmp_path / "a.png", ramp()).read_bytes()
     os.mkfifo(tmp_path / "pipe")
@@ -155,27 +166,17 @@ def test_an_interruption_leaves_the_rows_of_what_is_done(weights_file, tmp_path,
     assert 3 <= len(rows(table)) < 8
 
 
-PEAK = (
-    "import resource, sys; from jaxdbd.__main__ import main; status = main(sys.argv[1:]);"
-    "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-)
-
-
 @pytest.mark.slow
-def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    large = Image.fromarray(ramp(765, 1020)).resize((16320, 12240))
-    save(tmp_path / "in" / "a.jpg", large)
-    save(tmp_path / "in" / "turned.jpg", large.transpose(Image.Transpose.ROTATE_90), exif=exif)
-    del large
-    flags = ["--out", tmp_path / "out", "--weights", tiny_weights(tmp_path), "--overlay", "--depth", "--binary"]
-    command = [sys.executable, "-c", PEAK, "predict", tmp_path / "in", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 3  # GB
-    assert "warning" not in done.stderr.lower()
-    with Image.open(tmp_path / "out" / "turned.png") as picture:
-        assert picture.size == (16320, 12240)
+def test_the_command_and_the_function_agree_on_a_large_jpeg(tmp_path):
+    for name, picture in (("cat", skimage.data.cat()), ("coffee", skimage.data.coffee())):
+        picture = Image.fromarray(picture)
+        save(tmp_path / "in" / f"{name}.jpg", picture.resize((9 * picture.width, 9 * picture.height)), quality=92)
+    assert main(["predict", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    model, variables = jaxdbd.load("lite")
+    for name in ("cat", "coffee"):
+        image = np.asarray(read_photograph(tmp_path / "in" / f"{name}.jpg"))
+        focus = np.asarray(Image.open(tmp_path / "out" / f"{name}.png")) / 255
+        assert abs(focus - jaxdbd.predict(model, variables, image).focus).mean() < 0.005
 
 
 @pytest.mark.slow

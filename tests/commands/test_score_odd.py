@@ -1,14 +1,12 @@
 """`jaxdbd score` on masks and maps that are not what they seem, and where its results cannot be written."""
 
 import json
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_files import ROOT, half, one_line, save, without_rights
+from odd_files import half, one_line, save, without_rights
 from test_masks import NO_MASKS
 
 from jaxdbd.__main__ import main
@@ -102,19 +100,3 @@ def test_what_may_not_be_read_or_written_is_one_line(folders, tmp_path):
     one_line(done.stderr, "readonly/s.json: cannot be written: Permission denied")
     (folders[1] / "a.png").chmod(0)
     one_line(without_rights(code, *flags).stderr, "gt/a.png: cannot be read: Permission denied")
-
-
-@pytest.mark.slow
-def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
-    for place in ("pred", "gt"):
-        save(tmp_path / place / "a.png", half(12240, 16320))
-    code = (
-        "import resource, sys; from jaxdbd.__main__ import main; status = main(['score', *sys.argv[1:]]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-    )
-    command = [sys.executable, "-c", code, f"--pred={tmp_path}/pred", f"--gt={tmp_path}/gt", "--gt_white=focus"]
-    done = subprocess.run([*command, f"--json={tmp_path}/s.json"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout.splitlines()[-1]) < 3  # GB
-    results = json.loads((tmp_path / "s.json").read_text())
-    assert results["ddff"] == {"mae": 0, "f": 1, "iou": 1}
-    assert results["threshold_free"]["boundary_iou"] == 1

@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 import unicodedata
 
 import numpy as np
@@ -13,7 +11,6 @@ import tifffile
 from fake_benchmark import write_benchmark
 from odd_files import (
     NOT_UTF8,
-    ROOT,
     camera_raw,
     half,
     one_line,
@@ -26,6 +23,8 @@ from PIL import Image
 from test_masks import MASKS, NO_MASKS
 
 from data import build, sources, textures
+from jaxdbd.errors import UserError
+from jaxdbd.input.pipeline import open_split
 from jaxdbd.photos import read_photograph
 
 
@@ -151,6 +150,29 @@ def test_two_names_that_look_the_same_are_told_apart(tmp_path, capsys):
     assert r"\xe9.jpg" in error
 
 
+@pytest.mark.parametrize("name", ["metadata.json", "dataset_info.json", "features.json", "dbd-train.array_record*"])
+@pytest.mark.parametrize("kept", [0, 0.9, None])
+def test_a_dataset_that_a_power_cut_damaged_is_one_line(tmp_path, name, kept, capsys):
+    pair(tmp_path, "a.jpg")
+    assert run(tmp_path) == 0
+    (path,) = (tmp_path / "built" / "dbd" / "folder" / "1.0.0").glob(name)
+    content = path.read_bytes()
+    path.unlink()
+    if kept is not None:
+        path.write_bytes(content[: int(kept * len(content))])
+    if name != "metadata.json":  # which tells only what it was built from
+        with pytest.raises(UserError, match=r"again with --overwrite|is not built") as caught:
+            open_split("dbd/folder", "train", tmp_path / "built")
+        assert "\n" not in str(caught.value)
+    capsys.readouterr()
+    nothing_is_there = (name, kept) == ("dataset_info.json", None)
+    assert run(tmp_path) == (0 if nothing_is_there else 1)
+    if not nothing_is_there:
+        one_line(capsys.readouterr().err, str(tmp_path / "built"), "again with --overwrite")
+    assert run(tmp_path, "--overwrite") == 0
+    assert len(built(tmp_path)) == 1
+
+
 def test_lists(tmp_path, capsys):
     for name in ("IMG_2024.01.01.jpg", "b.jpg"):
         pair(tmp_path, name)
@@ -252,20 +274,3 @@ def test_what_may_not_be_read_or_written_is_one_line(tmp_path):
         one_line(done.stderr, f"{raw}/gt: this folder cannot be read: Permission denied")
     finally:
         (raw / "gt").chmod(0o755)
-
-
-@pytest.mark.slow
-def test_two_hundred_megapixels_fit_in_three_gigabytes(tmp_path):
-    large = Image.fromarray(ramp(765, 1020)).resize((16320, 12240))
-    save(tmp_path / "image" / "a.jpg", large)
-    del large
-    save(tmp_path / "gt" / "a.png", half(12240, 16320))
-    code = (
-        "import resource, sys; from data import build; status = build.main(['--dataset=folder', *sys.argv[1:]]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6); sys.exit(status)"
-    )
-    flags = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/built", "--gt_white=focus"]
-    command = [sys.executable, "-c", code, *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert float(done.stdout.splitlines()[-1]) < 3  # GB
-    assert "1 train" in done.stdout

@@ -186,6 +186,15 @@ def test_folder_of_depth_maps_says_what_is_wrong(tmp_path):
             teachers.nearness(teacher, [{"id": name, "path": tmp_path / f"{name}.jpg"}], None)
 
 
+def test_maps_of_many_pixels_are_thinned_and_holes_stay_holes(monkeypatch):
+    monkeypatch.setattr(teachers, "MOST_DEPTH", 100)
+    depth = np.arange(1, 1201).reshape(40, 30)
+    depth[10:20] = 0
+    # 1,200 pixels are twelve times too many, so every fourth row and column stays.
+    np.testing.assert_array_equal(teachers.thinned(depth), depth[[2, 6, 10, 14, 18, 22, 26, 30, 34, 38]][:, 2::4])
+    np.testing.assert_array_equal(teachers.thinned(depth[:10, :10]), depth[:10, :10])
+
+
 def test_zero_is_no_measurement_where_it_stands_apart():
     depth = np.linspace(500, 5000, 48, dtype=np.float32).reshape(6, 8)
     depth[2, 3] = 0

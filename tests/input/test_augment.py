@@ -38,7 +38,7 @@ def ramp():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_image_mask_and_depth_show_the_same_part(ramp, flip):
-    image, mask, depth, _ = crop_and_resize(ramp, 64, (0.25, 0.1, 0.75, 0.9), flip)
+    image, mask, depth, *_ = crop_and_resize(ramp, 64, (0.25, 0.1, 0.75, 0.9), flip)
     assert image.shape == (64, 64, 3)
     inside = slice(2, -2)
     np.testing.assert_allclose(image[:, inside, 0], mask[:, inside], atol=2)
@@ -78,7 +78,7 @@ def test_sharp_box_lies_in_focus_or_there_is_none(rng):
 def test_tiling_repeats_a_part_and_its_depth(ramp, rng):
     image = ramp.image
     box = (0.25, 0.5, 0.5, 1.0)  # 30 x 40 pixels
-    tiled, mask, near, _ = tile(ramp, box, 0.5, 100, rng)
+    tiled, mask, near, *_ = tile(ramp, box, 0.5, 100, rng)
     assert tiled.shape == (100, 100, 3)
     assert mask.shape == (100, 100)
     assert mask.min() == 255
@@ -86,13 +86,13 @@ def test_tiling_repeats_a_part_and_its_depth(ramp, rng):
     start = np.flatnonzero((tiled[0, :-1, 0] == part[0]) & (np.diff(tiled[0, :, 0].astype(int)) > 0))[0]
     np.testing.assert_array_equal(tiled[0, start : start + 30, 0], np.concatenate([part, part[::-1]]))
     np.testing.assert_allclose(near, tiled[..., 0] / 255, atol=0.03)
-    larger, _, none, _ = tile(ramp._replace(depth=None), box, 1.0, 20, rng)
+    larger, _, none, *_ = tile(ramp._replace(depth=None), box, 1.0, 20, rng)
     np.testing.assert_array_equal(larger[..., 0], image[40:60, 30:50, 0])
     assert none is None
 
 
 def test_tiled_photographs_are_in_focus_all_over(ramp, rng):
-    image, _, depth, _ = ramp
+    image, _, depth, *_ = ramp
     in_focus = np.zeros((80, 120), np.uint8)
     in_focus[:, :60] = 255
     shares = []
@@ -100,7 +100,7 @@ def test_tiled_photographs_are_in_focus_all_over(ramp, rng):
         views = [
             augment(View(image, mask, depth, None), 64, Augmentation(jitter=0.0, tiled=1.0), rng) for _ in range(60)
         ]
-        full = [(seen, near) for seen, m, near, _ in views if m.min() == 255]
+        full = [(seen, near) for seen, m, near, *_ in views if m.min() == 255]
         for seen, near in full:
             np.testing.assert_allclose(near, seen[..., 0] / 255, atol=0.06)
         shares.append((len(full) / len(views), np.mean([seen.max() <= 255 / 2 + 3 for seen, _ in full])))
@@ -115,7 +115,7 @@ def test_a_sky_lies_above_what_is_wholly_in_focus(rng):
     settings = dataclasses.replace(PLAIN, sky=1.0)
     shares = []
     for _ in range(50):
-        seen, mask, depth, _ = augment(View(image, in_focus, near, None), 96, settings, rng)
+        seen, mask, depth, *_ = augment(View(image, in_focus, near, None), 96, settings, rng)
         assert mask.min() == 255
         assert np.diff(depth, axis=0).min() >= 0  # far in the sky, near below it, in every column
         np.testing.assert_allclose(seen[depth == 1], image[depth == 1], atol=1)
@@ -141,10 +141,10 @@ def test_whole_blur_empties_the_mask_and_sharp_part_fills_it(rng):
     image = rng.integers(0, 256, (200, 300, 3), dtype=np.uint8)
     mask = np.zeros((200, 300), np.uint8)
     mask[:, 80:] = 255
-    blurred, empty, _, _ = augment(View(image, mask, None, None), 64, Augmentation(blurred=1.0, jitter=0.0), rng)
+    blurred, empty, *_ = augment(View(image, mask, None, None), 64, Augmentation(blurred=1.0, jitter=0.0), rng)
     assert empty.max() == 0
     assert np.abs(np.diff(blurred.astype(int), axis=1)).mean() < 20 < np.abs(np.diff(image.astype(int), axis=1)).mean()
-    _, full, _, _ = augment(View(image, mask, None, None), 64, Augmentation(sharp=1.0, jitter=0.0), rng)
+    _, full, *_ = augment(View(image, mask, None, None), 64, Augmentation(sharp=1.0, jitter=0.0), rng)
     assert full.mean() > 0.99 * 255
 
 
@@ -160,7 +160,7 @@ def test_random_regions_cover_part_of_a_square(rng):
 def test_refocusing_blurs_a_region_and_only_there_empties_the_mask(rng):
     image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
     settings = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0, refocused=1.0)
-    refocused, mask, _, _ = augment(View(image, np.full((256, 256), 255, np.uint8), None, None), 256, settings, rng)
+    refocused, mask, *_ = augment(View(image, np.full((256, 256), 255, np.uint8), None, None), 256, settings, rng)
     kept, emptied = mask == 255, mask == 0
     assert min(kept.mean(), emptied.mean()) > 0.1
     np.testing.assert_allclose(refocused[kept], image[kept], atol=1)
@@ -174,7 +174,7 @@ def test_pasting_lays_one_photographs_focus_over_another():
     below_mask[:15] = 255
     above_mask[30:, :30] = 255  # the lower left quarter
     near, far = np.full((60, 60), 0.9, np.float32), np.full((60, 60), 0.2, np.float32)
-    image, mask, depth, _ = paste(View(grey, below_mask, near, None), View(red, above_mask, far, None))
+    image, mask, depth, *_ = paste(View(grey, below_mask, near, None), View(red, above_mask, far, None))
     np.testing.assert_array_equal(image[34:, :26], np.broadcast_to([200, 0, 0], (26, 26, 3)))
     np.testing.assert_array_equal(image[:, 34:], 100)
     np.testing.assert_array_equal(mask, np.maximum(below_mask, above_mask))
@@ -188,9 +188,7 @@ def test_another_photograph_is_pasted_with_the_same_part_in_view(ramp, rng):
     lower_left = np.zeros((40, 40), np.uint8)
     lower_left[20:, :20] = 255
     nothing = np.zeros_like(ramp[1])
-    image, mask, _, _ = augment(
-        View(ramp.image, nothing, None, None), 64, PLAIN, rng, View(red, lower_left, None, None)
-    )
+    image, mask, *_ = augment(View(ramp.image, nothing, None, None), 64, PLAIN, rng, View(red, lower_left, None, None))
     np.testing.assert_array_equal(image[36:, :28], np.broadcast_to([200, 0, 0], (28, 28, 3)))
     np.testing.assert_array_equal(image[:28], crop_and_resize(ramp, 64)[0][:28])
     assert mask[36:, :28].min() == 255
@@ -205,7 +203,7 @@ def test_what_is_pasted_is_mirrored_by_itself_half_the_time(ramp):
     for seed in range(16):
         above = View(red, left_half, np.full((10, 10), 0.2, np.float32), None)
         below = ramp._replace(mask=np.zeros_like(ramp.mask))
-        image, mask, depth, _ = augment(below, 64, settings, np.random.default_rng(seed), above)
+        image, mask, depth, *_ = augment(below, 64, settings, np.random.default_rng(seed), above)
         mirrored = bool(mask[32, 60])
         pasted, kept = (slice(36, 64), slice(0, 28)) if mirrored else (slice(0, 28), slice(36, 64))
         assert mask[:, pasted].min() == 255

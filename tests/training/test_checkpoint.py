@@ -158,9 +158,16 @@ def test_another_network_is_an_error_that_shows_the_difference(tmp_path):
     with pytest.raises(UserError, match=difference) as caught:
         read(tmp_path, other)
     assert "\n" not in str(caught.value)
-    for changed in ({"optimizer": "sgd"}, {"ema_decay": 0.0}, {"accumulate": 2}):
+    for changed in ({"optimizer": "sgd"}, {"ema_decay": 0.0}, {"accumulate": 2}, {"feature_weight": 1.0}):
         with pytest.raises(UserError, match=f"{next(iter(changed))}: "):
             read(tmp_path, CONFIG | changed)
+
+
+def test_a_checkpoint_from_before_there_were_features_goes_on_without_them(tmp_path):
+    assert "feature_weight" not in CONFIG
+    write(tmp_path)
+    state, _ = read(tmp_path, CONFIG | {"feature_weight": 0.0})
+    assert int(state["step"]) == 3
 
 
 def test_another_learning_rate_is_only_told(tmp_path, capfd):

@@ -122,6 +122,7 @@ def test_a_wrong_flag_is_named(flag, message):
         ("--config.ema_decay=1.0", "config.ema_decay: 1.0"),
         ("--config.side_weights=(1.0,)", "config.side_weights: five are needed"),
         ("--config.log_every=0", "config.log_every: 0 is not positive"),
+        ("--config.feature_weight=-1.0", "config.feature_weight: -1.0 is negative"),
     ],
 )
 def test_a_wrong_value_is_named(flag, message):

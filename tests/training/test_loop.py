@@ -233,6 +233,7 @@ def test_wrong_configs_are_one_line(data_dir, tmp_path):
         ({"train_split": "nonsense"}, "nonsense"),
         ({"dataset": "dbd/nowhere"}, "dbd/nowhere is not built"),
         ({"init_from": "nowhere.safetensors"}, "no weights at nowhere.safetensors"),
+        ({"feature_weight": 1.0}, "built without a teacher's features: build it with --teacher_features, or set"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             train(tiny_config(data_dir, **fields), tmp_path)

@@ -150,6 +150,47 @@ def test_arrays_that_do_not_fit_the_network(tmp_path, tiny):
         weights.load(path)
 
 
+@pytest.mark.parametrize("name", weights.bundled())
+def test_bundled_weights_fit_their_network(name):
+    model, variables = weights.load(name)  # which does not look
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, weights.shapes(model))
+
+
+def test_shapes_are_kept_beside_compiled_programs(tmp_path, monkeypatch, compiled_in):
+    compiled_in(tmp_path)
+    fresh = store._shapes.__wrapped__
+    found = fresh(TINY)
+    (place,) = tmp_path.glob("jaxdbd_shapes-*.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "eval_shape", lambda *_: pytest.fail("traced again"))
+        assert fresh(TINY) == found
+    fresh(dataclasses.replace(TINY, widths=(8, 8, 8, 8, 16)))
+    assert len(list(tmp_path.glob("jaxdbd_shapes-*.json"))) == 2
+    for damaged in ("", "{", '{"params/x": 3}', "[1, 2]", '{"a": [[1], "float33"]}'):
+        place.write_text(damaged)
+        assert fresh(TINY) == found
+        assert place.read_text() != damaged
+    compiled_in(tmp_path / "place" / "file.json")
+    monkeypatch.setattr(store, "write_whole", lambda *_: (_ for _ in ()).throw(UserError("may not be written")))
+    assert fresh(TINY) == found
+    compiled_in(None)
+    monkeypatch.setattr(store, "write_whole", lambda *_: pytest.fail("kept without being asked"))
+    assert fresh(TINY) == found
+
+
+@pytest.fixture
+def compiled_in():
+    """A function that says where JAX keeps compiled programs; as before after the test."""
+    # JAX makes the attributes of its config at run time, where no type checker sees them.
+    before = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+
+    def settle(folder):
+        jax.config.update("jax_compilation_cache_dir", folder and str(folder))
+
+    yield settle
+    settle(before)
+
+
 def test_a_file_of_a_later_version(tmp_path, tiny, monkeypatch):
     path = tmp_path / "w.safetensors"
     config = store._config(TINY)
