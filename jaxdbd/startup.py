@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import sys
 import threading
@@ -62,6 +63,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
+    logging.getLogger("asyncio").addFilter(_is_ours)
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
         return command() or 0
@@ -74,6 +76,12 @@ def exit_status(command: Callable[[], int | None]) -> int:
             raise
         print(f"error: {line}", file=sys.stderr)
         return 1
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """False for what the system refuses: Orbax writes many arrays at once, and on a full disk each would be told."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or refusal(error) is None
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:

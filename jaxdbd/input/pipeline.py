@@ -14,6 +14,7 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
+from jaxdbd.decoding import MOST_PIXELS
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation, augment
 from jaxdbd.input.features import PREFIX, Shapes
@@ -118,6 +119,7 @@ def decode(record: dict) -> Example:
 
 def decode_reduced(record: dict, side: int) -> Example:
     """`decode`, with photograph and mask reduced where they are larger than `side`; large ones one at a time."""
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow's own limit is lower than what is built
     with Image.open(io.BytesIO(record["image"])) as header:
         pixels = header.width * header.height
     with in_turn(pixels):

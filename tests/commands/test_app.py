@@ -192,7 +192,7 @@ def test_what_predict_warns_of_is_told(page, tmp_path):
     Image.fromarray(np.full((40, 60), 4095, np.uint16)).save(tmp_path / "dim.png")  # 12 bits in 16
     choose(page, tmp_path / "dim.png")
     until(lambda: text(page, ".note").startswith("warning: dim.png: its largest value is 4095"))
-    assert picture(page, ".overlay")
+    until(lambda: picture(page, ".overlay"))
 
 
 @pytest.mark.slow
