@@ -68,3 +68,9 @@ def to_size(square: Float32[np.ndarray, "s s"], size: tuple[int, int]) -> Float3
     # Only enlarged, where both libraries agree to a rounding, and OpenCV is thirty times as fast.
     enlarged = cv2.resize(square, size[::-1], interpolation=cv2.INTER_LINEAR)
     return np.clip(enlarged, 0, 1, out=enlarged)  # in its place: of a large photograph it is the largest of all arrays
+
+
+def rows_to_size(square: Float32[np.ndarray, "s s"], size: tuple[int, int], rows: slice) -> Float32[np.ndarray, "r w"]:
+    """Those `rows` of `to_size(square, size)`, up to a rounding, without the others."""
+    box = (0.0, rows.start / size[0], 1.0, rows.stop / size[0])
+    return resize(square, (rows.stop - rows.start, size[1]), box, Image.Resampling.BILINEAR).clip(0, 1)

@@ -25,6 +25,8 @@ from jaxdbd.parallel import in_turn
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
 # Pixels of the longer side, choices of ours: the network sees a tenth of the first, a panel a quarter of the second.
 MOST_TRAINED, MOST_SHOWN = 4096, 1024
+# The flags for grey have no bit but that of the size.
+REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
 BATCH_PIXELS = 100_000_000  # of the masks that wait for a batch to be evaluated, choice of ours
 
 
@@ -33,7 +35,7 @@ class Example:
     """One decoded photograph."""
 
     id: str
-    image: UInt8[np.ndarray, "h w 3"]
+    image: UInt8[np.ndarray, "hi wi 3"]  # of the mask's size, or reduced
     mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
     depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1] or NaN, at its own size
     valid: UInt8[np.ndarray, "h w"] | None = None  # 255 where the mask counts, 0 where it does not; None: everywhere
@@ -103,13 +105,14 @@ def decode_image(data: bytes, mode: int) -> UInt8[np.ndarray, "h w *c"]:
     return image
 
 
-def decode(record: dict) -> Example:
-    """Decodes one record of `open_split`."""
+def decode(record: dict, reduction: int = 1) -> Example:
+    """Decodes one record of `open_split`; its photograph reduced by 2, 4 or 8, by the most that `reduction` reaches."""
+    halved = max((factor for factor in REDUCED if factor <= reduction), default=1)
     name = record["id"]
     depth, valid = record.get("depth"), record.get("valid")
     return Example(
         id=name.decode() if isinstance(name, bytes) else name,
-        image=decode_image(record["image"], cv2.IMREAD_COLOR_RGB),
+        image=decode_image(record["image"], cv2.IMREAD_COLOR_RGB | REDUCED.get(halved, 0)),
         mask=decode_image(record["mask"], cv2.IMREAD_GRAYSCALE),
         depth=None if depth is None else depth[..., 0],
         valid=None if valid is None else decode_image(valid, cv2.IMREAD_GRAYSCALE),
@@ -118,12 +121,20 @@ def decode(record: dict) -> Example:
 
 
 def decode_reduced(record: dict, side: int) -> Example:
-    """`decode`, with photograph and mask reduced where they are larger than `side`; large ones one at a time."""
+    """`decode`, with photograph and mask reduced where they are larger than `side`; large ones one at a time.
+
+    A JPEG far larger than `side` is decoded at a half, a quarter or an eighth of its size, and reduced from there.
+    """
+    width, height = image_size(record)
+    with in_turn(width * height):
+        return reduced(decode(record, max(width, height) // side), side)
+
+
+def image_size(record: dict) -> tuple[int, int]:
+    """Width and height of a record's photograph, which is not decoded."""
     Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow's own limit is lower than what is built
     with Image.open(io.BytesIO(record["image"])) as header:
-        pixels = header.width * header.height
-    with in_turn(pixels):
-        return reduced(decode(record), side)
+        return header.size
 
 
 def reduced(example: Example, side: int) -> Example:
@@ -249,7 +260,8 @@ def evaluation_batches(records: Sequence[dict], *, size: int, batch_size: int) -
     """
     rows, examples, pixels = [], [], 0
     for i in range(len(records)):
-        example = decode(records[i])
+        record = records[i]
+        example = decode(record, max(image_size(record)) // MOST_TRAINED)
         rows.append(evaluation_row(reduced(example, MOST_TRAINED), size))
         pixels += example.mask.size
         examples.append(dataclasses.replace(example, image=reduced(example, MOST_SHOWN).image))

@@ -16,10 +16,10 @@ from tqdm import tqdm
 from jaxdbd.compiling import inference_options
 from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
-from jaxdbd.input.geometry import to_size
+from jaxdbd.input.geometry import rows_to_size, to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
 from jaxdbd.network.model import DepthDistilledDBD, normalize
-from jaxdbd.parallel import ahead, worker_pool
+from jaxdbd.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
 from jaxdbd.scoring.structure import reduced, with_structure
@@ -70,7 +70,15 @@ def focus_predictor(
 
 def to_map(p: Float32[np.ndarray, "s s"], shape: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
     """Probabilities as the 8-bit map of a mask's (height, width) that `jaxdbd predict` would write."""
-    focus = to_size(p, shape)
+    if shape[0] * shape[1] <= LARGE:
+        return _levels(to_size(p, shape))
+    levels = np.empty(shape, np.uint8)
+    for rows in strips_of(levels):
+        levels[rows] = _levels(rows_to_size(p, shape, rows))
+    return levels
+
+
+def _levels(focus: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     focus *= 255
     return np.rint(focus, out=focus).astype(np.uint8)
 

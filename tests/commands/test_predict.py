@@ -141,6 +141,12 @@ def test_maps_are_resized_as_pillow_does(size):
     np.testing.assert_allclose(geometry.to_size(square, size), wanted, atol=3e-7)
 
 
+def test_a_strip_of_a_map_is_that_strip_of_the_whole():
+    square = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    strips = [geometry.rows_to_size(square, (250, 90), slice(top, min(top + 37, 250))) for top in range(0, 250, 37)]
+    np.testing.assert_allclose(np.concatenate(strips), geometry.to_size(square, (250, 90)), atol=1e-5)
+
+
 def test_every_block_of_the_documentation_runs(weights_file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(store, "BUNDLED", weights_file.parent)  # where `lite` is
     monkeypatch.chdir(tmp_path)

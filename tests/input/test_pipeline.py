@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.pipeline import decode, evaluation_batches, open_split, training_batches
+from jaxdbd.input.pipeline import decode, decode_reduced, evaluation_batches, open_split, training_batches
 
 
 def encode(array, kind):
@@ -132,6 +132,17 @@ def test_decoding_gives_the_arrays_that_were_stored(records):
     assert set(np.unique(example.mask)) == {0, 255}
     assert (example.mask == 255).mean() == pytest.approx(0.3)
     assert decode({k: v for k, v in records[3].items() if k != "depth"}).depth is None
+
+
+@pytest.mark.parametrize("side", [300, 100, 40])
+def test_large_photographs_are_decoded_reduced(side):
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).repeat(2)[None, :, None], (384, 512, 3))
+    mask = (ramp[..., 0] > 127) * np.uint8(255)
+    example = decode_reduced({"id": "a", "image": encode(ramp, "JPEG"), "mask": encode(mask, "PNG")}, side)
+    assert example.image.shape == (*example.mask.shape, 3) == (round(side * 3 / 4), side, 3)
+    wanted = np.asarray(Image.fromarray(ramp).resize(example.mask.shape[::-1], Image.Resampling.BOX))
+    np.testing.assert_allclose(example.image.astype(int), wanted, atol=3)  # JPEG and the two ways to reduce
+    np.testing.assert_array_equal(example.mask > 127, wanted[..., 0] > 127)
 
 
 def test_a_dataset_that_is_not_built_is_one_line_with_the_remedy(tmp_path):
