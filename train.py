@@ -1,7 +1,6 @@
 """Trains a network: python train.py --config=configs/lite.py --workdir=DIR [--config.field=value ...]."""
 
 import argparse
-import sys
 
 from jaxdbd import sharding, startup
 from jaxdbd.paths import as_path
@@ -43,4 +42,4 @@ def main() -> int:
 
 if __name__ == "__main__":
     startup.keep_memory()
-    sys.exit(main())
+    startup.leave(main())

@@ -8,7 +8,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import cast
+from types import TracebackType
+from typing import NoReturn, cast
 
 import jax
 
@@ -63,6 +64,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
+    sys.excepthook = _callback_error
     logging.getLogger("asyncio").addFilter(_is_ours)
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
@@ -82,6 +84,24 @@ def _is_ours(record: logging.LogRecord) -> bool:
     """False for what the system refuses: Orbax writes many arrays at once, and on a full disk each would be told."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or refusal(error) is None
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this program; after an error at once.
+
+    What the disk did not take libraries still hold, and at an orderly end they try it again, and print tracebacks.
+    """
+    if status == 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _callback_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Errors that TensorStore's threads print: of arrays that it still wrote when the first of them had failed."""
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:

@@ -55,6 +55,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 if __name__ == "__main__":
     import train
+    from jaxdbd import startup
 
     sys.argv.insert(1, f"--config={__file__}")
-    sys.exit(train.main())
+    startup.leave(train.main())

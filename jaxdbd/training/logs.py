@@ -101,11 +101,12 @@ class RunLog:
             self.board = open_board(self.spool, self.boards)
 
     def close(self) -> None:
-        """Flushes and closes everything."""
+        """Flushes and closes everything. Raises UserError where the system does not take what is left."""
         if self.active:
             self.bar.close()
-            self.jsonl.close()
-            self.board.close()
+            with os_errors_in_one_line(self.spool.folder):
+                self.jsonl.close()
+                self.board.close()
 
 
 class Rate:
