@@ -1,0 +1,91 @@
+"""Makes the weights that ship from those of a training: another size, a shifted focus map, half the bytes.
+
+    python -m tools.calibrate --weights=DIR --out=FILE --data_dir=DIR --split=... [--dataset=...] [--size=640]
+
+A network that is trained at one size can be applied at another. A constant is added to the logits of its focus map:
+the one with the least mean error on the validation photographs, each dataset counting as much as another. The threshold
+is that of the best F there.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxdbd import weights
+from jaxdbd.errors import UserError
+from jaxdbd.input.pipeline import open_parts
+from jaxdbd.paths import as_path
+from jaxdbd.scoring.maps import focus_maps, focus_predictor, valid_pixels
+from jaxdbd.scoring.metrics import LEVELS, best_threshold, count_levels
+from jaxdbd.sharding import make_mesh, replicated
+from jaxdbd.startup import exit_status
+
+SHIFTS = [i / 4 for i in range(-4, 13)]  # that are tried
+BATCH = 4
+
+
+def shifted(p: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
+    """Probabilities after a constant is added to their logits; of 8-bit maps, whose ends stand for half a level."""
+    p = np.clip(p, 0.5 / 255, 1 - 0.5 / 255)
+    return 1 / (1 + (1 - p) / p * np.exp(-shift))
+
+
+def mean_errors(levels: Sequence[Int[np.ndarray, "2 256"]], shifts: Sequence[float]) -> Float[np.ndarray, " shifts"]:
+    """For each shift, the mean absolute error of photographs of which `count_levels` is given."""
+    maps = [shifted(LEVELS / 255, shift) for shift in shifts]
+    return np.array([np.mean([(n[0] @ p + n[1] @ (1 - p)) / n.sum() for n in levels]) for p in maps])
+
+
+def count(model, variables, records: Sequence[dict]) -> list[Int[np.ndarray, "2 256"]]:
+    """`count_levels` of each record's focus map."""
+    mesh = make_mesh()
+    predict = partial(focus_predictor(model, mesh), jax.device_put(variables, replicated(mesh)))
+    maps = focus_maps(predict, records, model.size, BATCH)
+    return [count_levels(*valid_pixels(focus, example)) for example, focus, _ in maps]
+
+
+def main() -> None:
+    """Chooses the shift, and writes the weights."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, help="a .safetensors file or a training's folder")
+    parser.add_argument("--out", required=True, type=as_path, help="FILE.safetensors")
+    parser.add_argument("--size", type=int, help="side of the square that the network will see (as trained)")
+    parser.add_argument("--shift", type=float, help="of the logits (chosen on the split)")
+    parser.add_argument("--dataset", default="dbd/cuhk+dbd/refocused")
+    parser.add_argument("--split", default="train[:60]+test[:60]")
+    parser.add_argument("--data_dir")
+    args = parser.parse_args()
+    model, variables = weights.load(args.weights)
+    size = args.size or model.size
+    if size % model.multiple:
+        raise UserError(f"--size={size}: {model.encoder} takes multiples of {model.multiple}")
+    model = model.clone(size=size)
+
+    shifts = SHIFTS if args.shift is None else [args.shift]
+    parts = [count(model, variables, records) for records in open_parts(args.dataset, args.split, args.data_dir)]
+    errors = np.stack([mean_errors(levels, shifts) for levels in parts])
+    for shift, each in zip(shifts, errors.T, strict=True):
+        print(f"shift {shift:5.2f}: mean error", *(f"{e:.4f}" for e in each), flush=True)
+    shift = shifts[int(errors.mean(axis=0).argmin())]
+
+    fuse = variables["params"]["fuse_focus"]
+    variables = {
+        **variables,
+        "params": {**variables["params"], "fuse_focus": {**fuse, "bias": fuse["bias"] + np.float32(shift)}},
+    }
+    notes = weights.read_metadata(args.weights)
+    before = best_threshold([levels for part in parts for levels in part])
+    threshold = float(shifted(np.array([before]), shift)[0])
+    weights.save(
+        args.out, model, variables, dataset=notes.dataset, license=notes.license, threshold=threshold, dtype=np.float16
+    )
+    print(f"{args.out}: {size} pixels, logits shifted by {shift:g}, threshold {threshold:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
