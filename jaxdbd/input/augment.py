@@ -28,6 +28,7 @@ class Augmentation:
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
+    shrunk: float = 0.0  # share reduced up to three times and, at the end, enlarged again: small photographs are soft
     noise: float = 0.0  # largest standard deviation of added noise, in grey levels
     jpeg: float = 0.0  # share compressed again, at quality 40 to 95
 
@@ -212,10 +213,15 @@ def augment(view: View, size: int, settings: Augmentation, rng: np.random.Genera
         mask = (mask * (1 - region) + 0.5).astype(np.uint8)
         valid = None if valid is None else np.maximum(valid, (region * 255).astype(np.uint8))
         features = features and covered(features, region)
+    if settings.shrunk and rng.random() < settings.shrunk:
+        side = round(size * rng.uniform(1 / 3, 1))
+        image = resize(image, (side, side))
     if settings.jitter:
         image = jitter_colours(image, settings.jitter, rng)
     if settings.noise:
         image = add_noise(image, rng.uniform(0, settings.noise), rng)
     if rng.random() < settings.jpeg:
         image = compress(image, int(rng.integers(40, 96)))
+    if len(image) < size:
+        image = resize(image, (size, size))
     return View(image, mask, depth, valid, features)

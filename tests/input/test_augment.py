@@ -127,6 +127,20 @@ def test_a_sky_lies_above_what_is_wholly_in_focus(rng):
     np.testing.assert_array_equal(augment(View(image, in_focus, near, None), 96, settings, rng)[0], image)
 
 
+def test_a_shrunk_photograph_is_soft_and_keeps_its_mask(rng, ramp):
+    fine = rng.integers(0, 2, (96, 96, 1), dtype=np.uint8).repeat(3, -1) * np.uint8(255)
+    mask = (rng.random((96, 96)) < 0.5) * np.uint8(255)
+    settings = dataclasses.replace(PLAIN, shrunk=1.0)
+    spreads = []
+    for _ in range(50):
+        seen = augment(View(fine, mask, None, None), 96, settings, rng)
+        np.testing.assert_array_equal(seen.mask, mask)
+        spreads.append(seen.image.std() / fine.std())
+    assert max(spreads) > 0.6 > 0.4 > min(spreads) > 0.2  # of 3 x 3 independent pixels a third would be left
+    whole, shrunk = (augment(ramp, 96, s, np.random.default_rng(0)).image for s in (PLAIN, settings))
+    np.testing.assert_allclose(shrunk[:, 4:-4].astype(int), whole[:, 4:-4], atol=2)
+
+
 def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 255
