@@ -1,0 +1,177 @@
+"""Times a network's forward pass in JAX, PyTorch, ONNX Runtime and OpenVINO, in turns, on the same cores.
+
+    python -m tools.runtimes [--arch=lite vgg16 ...] [--size=320] [--batch 1 4] [--rounds=5] [--weights=W]
+
+All run the graph that `jaxdbd export` writes to an .onnx file; PyTorch as `onnx2torch` reads it, in both of its memory
+layouts, and compiled. What is not installed is left out, and said so:
+
+    pip install torch onnx2torch openvino onnxruntime onnx
+"""
+
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+
+from jaxdbd import weights
+from jaxdbd.commands.benchmark import ARCHS
+from jaxdbd.commands.onnx_graph import build
+from jaxdbd.inference import compiled
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.parallel import cores
+from jaxdbd.scoring.report import print_rows
+from jaxdbd.startup import exit_status
+
+Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
+CALLS = 3  # of one runtime before it is the next one's turn
+TOLERANCE = 1e-3
+
+
+def drawn(arch: str, size: int) -> tuple[DepthDistilledDBD, weights.Variables]:
+    """A network with its usual decoder and random weights, small enough to keep every activation finite."""
+    encoder = ARCHS[arch]
+    model = DepthDistilledDBD(encoder, full_resolution=not encoder.startswith("lite"), depth_head=False, size=size)
+    rng = np.random.default_rng(0)
+    leaves = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
+    return model, jax.device_put(leaves)
+
+
+def ours(model: DepthDistilledDBD, variables: weights.Variables) -> Forward:
+    """The compiled network that `jaxdbd predict` applies."""
+    network = compiled(model)  # pyright: ignore[reportArgumentType]  # as in inference.py
+    return lambda images: np.asarray(network(variables, images)[0])
+
+
+def in_onnxruntime(graph: onnx.ModelProto) -> Forward:
+    """ONNX Runtime on the CPU, all of its graph optimizations on."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda images: np.asarray(session.run(["focus"], {"image": images})[0])
+
+
+def in_openvino(graph: onnx.ModelProto) -> Forward:
+    """OpenVINO on the CPU, in float32, tuned for the time of one call."""
+    import openvino  # pyright: ignore[reportMissingImports]
+
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    network = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
+    return lambda images: network(images)[0]
+
+
+def in_torch(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> Forward:
+    """PyTorch, with feature maps in one of its two memory layouts."""
+    import onnx2torch  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(cores())
+    torch._dynamo.config.recompile_limit = 256  # onnx2torch has one function for all enlargements
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = onnx2torch.convert(graph).eval().to(memory_format=layout)
+    # The graph's first transposition leaves the photograph as it lies, which is channels last.
+    first = next(m for name, m in network.named_modules() if name.startswith("Transpose"))
+    first.register_forward_hook(lambda module, inputs, output: output.contiguous(memory_format=layout))
+    run = torch.compile(network) if compile_it else network
+
+    def forward(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            maps = run(torch.from_numpy(images))
+        return (maps[0] if isinstance(maps, tuple | list) else maps).numpy()
+
+    return forward
+
+
+def runtimes(model: DepthDistilledDBD, variables: weights.Variables) -> dict[str, Callable[[], Forward]]:
+    """What makes each runtime's forward pass, by its name."""
+    graph = build(model, variables)
+    made: dict[str, Callable[[], Forward]] = {"JAX (ours)": lambda: ours(model, variables)}
+    if installed("torch") and installed("onnx2torch"):
+        for layout in ("first", "last"):
+            for how in ("", ", compiled"):
+                flags = layout == "last", bool(how)
+                made[f"PyTorch, channels {layout}{how}"] = lambda flags=flags: in_torch(graph, *flags)
+    if installed("onnxruntime"):
+        made["ONNX Runtime"] = lambda: in_onnxruntime(graph)
+    if installed("openvino"):
+        made["OpenVINO"] = lambda: in_openvino(graph)
+    return made
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there; says so if it is not."""
+    there = importlib.util.find_spec(package) is not None
+    if not there:
+        print(f"{package} is not installed: left out", file=sys.stderr)
+    return there
+
+
+def in_turns(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, float]:
+    """Milliseconds per image of each: the median over all calls, a few of one after a few of the other."""
+    times: dict[str, list[float]] = {name: [] for name in forwards}
+    for _ in range(rounds):
+        for name, forward in forwards.items():
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                forward(images)
+                times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(each) / len(images) for name, each in times.items()}
+
+
+def agreeing(made: dict[str, Callable[[], Forward]], images: np.ndarray) -> dict[str, Forward]:
+    """Each forward pass, called once; one that does not give our map, or cannot run, is told of and left out."""
+    forwards: dict[str, Forward] = {}
+    expected = None
+    for name, make in made.items():
+        try:
+            forward = make()
+            focus = forward(images)
+        except Exception as error:  # another runtime's, of whatever kind: the rest are still timed
+            if expected is None:
+                raise
+            print(f"{name} does not run here: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        expected = focus if expected is None else expected
+        difference = float(np.abs(focus - expected).max())
+        if not difference <= TOLERANCE:
+            print(f"{name} gives another map, by {difference:.2g}: left out", file=sys.stderr)
+            continue
+        forwards[name] = forward
+    return forwards
+
+
+def main() -> None:
+    """Prints a table for each network and batch size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["lite"])
+    parser.add_argument("--weights", help="time this network instead: a bundled name, file or folder")
+    parser.add_argument("--size", type=int, default=320, help="side of the square in pixels (320)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=5, help=f"of {CALLS} calls each (5)")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would keep the cores from the others
+    networks = {args.weights: weights.load(args.weights)} if args.weights else None
+    for name in networks or args.arch:
+        model, variables = networks[name] if networks else drawn(name, args.size)
+        made = runtimes(model.clone(dtype=jnp.float32), variables)
+        for batch in args.batch:
+            images = np.random.default_rng(0).integers(0, 256, (batch, model.size, model.size, 3), np.uint8)
+            figures = in_turns(agreeing(made, images), images, args.rounds)
+            best = next(iter(figures.values()))
+            rows = [[runtime, f"{ms:.1f}", f"{ms / best:.2f}"] for runtime, ms in figures.items()]
+            title = f"{name}, {model.size} pixels, batch {batch}, {cores()} cores"
+            print_rows(title, ["runtime", "ms per image", "over ours"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))
