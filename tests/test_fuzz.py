@@ -8,6 +8,7 @@ import pytest
 from tools import fuzz, samples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("pictures", 240), ("weights", 150)])
 def test_only_results_and_refusals_come_out(kind, count):
     outcomes = fuzz.run(kind, count, seed=1)

@@ -355,6 +355,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_written_again(store, how
     assert int(state["step"]) == 3
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_read_set_their_checkpoint_aside_in_a_store(store, capfd):
     folder = "gs://bucket/metrics"
     save(folder, 1, 2, metrics={"mae": 0.3})

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from odd_files import ROOT
 
 from jaxdbd.parallel import most_resident
@@ -10,6 +11,7 @@ from jaxdbd.parallel import most_resident
 CHILD = "from jaxdbd.parallel import most_resident; print(most_resident())"
 
 
+@pytest.mark.slow
 def test_what_a_process_has_held_is_its_own():
     held = bytearray(b"x") * (1 << 30)
     assert most_resident() > len(held)

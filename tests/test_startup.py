@@ -17,6 +17,7 @@ print("goes on")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
 @pytest.mark.parametrize("before", ["", "glibc.rtld.dynamic_sort=2"])
 def test_a_program_starts_once_more_with_its_arguments(before, tmp_path):
@@ -51,6 +52,7 @@ def kept_in(program: str = KEEPS, **environment: str) -> str:
     return subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path):
     assert kept_in(HOME=str(tmp_path)) == f"{tmp_path / '.cache/jaxdbd/compiled'}\n"
     assert kept_in(HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "x")) == f"{tmp_path / 'x/jaxdbd/compiled'}\n"
@@ -58,6 +60,7 @@ def test_compiled_programs_are_kept_in_the_users_cache_folder(tmp_path):
     assert kept_in(HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=chosen) == f"{chosen}\n"
 
 
+@pytest.mark.slow
 def test_without_a_folder_that_can_be_written_nothing_is_kept(tmp_path):
     (tmp_path / "file").write_text("")
     assert kept_in(HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path / "file")) == "None\n"
@@ -85,6 +88,7 @@ HEAVY = {
 IMPORTS = "import sys, jaxdbd.__main__, jaxdbd.commands.{}; print(*sys.modules)"
 
 
+@pytest.mark.slow
 def test_predict_imports_nothing_that_it_does_not_need(tmp_path):
     assert not HEAVY & set(kept_in(IMPORTS.format("predict"), HOME=str(tmp_path)).split())
     assert HEAVY & set(kept_in(IMPORTS.format("evaluate"), HOME=str(tmp_path)).split())  # this test can fail

@@ -23,6 +23,7 @@ def small_network(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["fwd", "input"])
 def test_figures_are_consistent_with_each_other(mode, tmp_path, capsys):
     out = tmp_path / "b.json"
@@ -45,6 +46,7 @@ def test_figures_are_consistent_with_each_other(mode, tmp_path, capsys):
         assert row["gflop_per_image"] == pytest.approx(0.498, rel=0.02)
 
 
+@pytest.mark.slow
 def test_time_by_operation_covers_the_program(tmp_path, capsys):
     out = tmp_path / "b.json"
     flags = ["--arch=vgg16", "--size=64", "--batch", "2", "--repeats=3", "--operations", f"--json={out}"]

@@ -240,6 +240,7 @@ def test_encoder_from_torchvision_and_from_the_authors(tmp_path, vgg16_official)
         weights.init_encoder(before, "vgg16", str(tmp_path / "bn.npz"))
 
 
+@pytest.mark.slow
 def test_encoder_from_a_torchvision_resnext(tmp_path):
     flat = {k: np.zeros(leaf.shape, np.float32) for k, leaf in modules("resnext101").items()}
     names = resnext_names()

@@ -58,6 +58,7 @@ TEN = {  # what the documentation's ten lines leave behind, on ten photographs a
 BOTH = ["dbd.onnx", pytest.param("dbd.stablehlo", marks=pytest.mark.slow)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_file_gives_predicts_maps_where_this_package_cannot_be_imported(network, weights_file, tmp_path, name, capsys):
     assert main(["export", f"--weights={weights_file}", f"--out={tmp_path / name}"]) == 0
@@ -89,6 +90,7 @@ def test_file_gives_predicts_maps_where_this_package_cannot_be_imported(network,
     assert np.abs(focus - jaxdbd.predict(*network, photo).focus * 255).max() <= 0.5 + 0.255
 
 
+@pytest.mark.slow
 def test_stablehlo_is_for_all_platforms_and_any_batch(network):
     exported = jax.export.deserialize(bytearray(export.to_stablehlo(*network, ["cpu", "cuda", "tpu"])))
     assert exported.platforms == ("cpu", "cuda", "tpu")

@@ -122,6 +122,7 @@ def test_missing_folder_and_names_file(folders, tmp_path, capsys):
     assert capsys.readouterr().err.count("error: ") == 2
 
 
+@pytest.mark.slow
 def test_published_hifst_maps_under_ddff(shared, tmp_path):
     """Golestaneh and Karam's maps: .223 / .803 as published; IoU as computed from the maps themselves."""
     names = shared / "data/cuhk/test_xu100.txt"

@@ -110,6 +110,7 @@ def test_rebuild_is_a_no_op_that_says_so(raw, built, capsys):
     assert hashes(built) == before
 
 
+@pytest.mark.slow
 def test_another_process_builds_the_same_bytes(raw, built, tmp_path):
     process = script(*command(raw, tmp_path, f"--teacher=dir:{raw / 'depth'}", "--teacher_polarity=near"))
     _, err = process.communicate(timeout=120)

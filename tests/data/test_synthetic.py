@@ -115,6 +115,7 @@ def test_visible_nearness_is_the_front_plane_scaled():
     assert (depth[:4] == 0).all()
 
 
+@pytest.mark.slow
 def test_some_scenes_are_all_sharp_and_some_all_blurred():
     shares = []
     for scene in synthetic.scenes(80, 0, 64, seed=1)["train"]:

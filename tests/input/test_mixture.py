@@ -45,6 +45,7 @@ def share_of_a(batches, count=40) -> float:
     return sum(name.startswith("a") for name in ids) / len(ids)
 
 
+@pytest.mark.slow
 def test_shares_are_those_asked_for_or_by_number(parts):
     assert share_of_a(stream(parts)) == pytest.approx(6 / 36, abs=0.02)
     assert share_of_a(stream(parts, mixture=(1.0, 1.0))) == pytest.approx(0.5, abs=0.02)

@@ -77,6 +77,7 @@ def test_parameter_counts_of_the_paper(encoder, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("full_resolution", [True, False])
 def test_outputs_have_the_sizes_that_the_docstring_says(encoder, full_resolution):
@@ -102,6 +103,7 @@ def test_taps_have_the_stated_strides_and_channels(encoder):
     assert [t.shape for t in taps] == [(1, 64 // s, 128 // s, c) for s, c in zip(strides, spec.channels, strict=True)]
 
 
+@pytest.mark.slow
 def test_an_encoder_that_reads_at_twice_the_size_starts_as_the_plain_one():
     plain, fine = (ENCODERS[name].module(dtype=jnp.float32) for name in ("lite0", "lite0_2x"))
     image = normal(1, 128, 64, 3)
@@ -121,6 +123,7 @@ def test_patches_are_read_row_by_row():
     np.testing.assert_array_equal(patches(x)[0, 0], [[0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]])
 
 
+@pytest.mark.slow
 def test_a_row_does_not_see_the_other_rows(forward, variables, images):
     together = forward(variables, images)
     apart = forward(variables, images[:1])

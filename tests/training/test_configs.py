@@ -148,6 +148,7 @@ def test_a_wrong_config_is_named(name, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_train_says_it_in_one_line(tmp_path):
     command = [sys.executable, ROOT / "train.py", f"--config={CONFIGS}/lite.py", f"--workdir={tmp_path}/run"]
     done = subprocess.run([*command, "--config.nonsense=1"], capture_output=True, text=True)

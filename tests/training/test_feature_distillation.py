@@ -117,6 +117,7 @@ def stepped():
     return take, state
 
 
+@pytest.mark.slow
 def test_the_step_adds_the_weighted_term_and_trains_the_adapters(stepped):
     take, before = stepped
     state, metrics = take(random_batch(), 6)

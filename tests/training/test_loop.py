@@ -294,6 +294,7 @@ def frozen():
     return variables, functions
 
 
+@pytest.mark.slow
 def test_accumulation_equals_the_large_batch(frozen):
     variables, functions = frozen
     batch = random_batch(8)
@@ -336,6 +337,7 @@ def traced_step(request):
     return step.trace(shapes, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), random_batch(8, 64)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_lowers_for_accelerators_that_are_not_here(traced_step, platform):
     lowered = traced_step.lower(lowering_platforms=(platform,))
@@ -343,6 +345,7 @@ def test_lowers_for_accelerators_that_are_not_here(traced_step, platform):
     assert "feature_group_count = 672" in lowered.as_text()
 
 
+@pytest.mark.slow
 def test_inference_gives_probabilities_and_nearness():
     config = tiny.get_config()
     model = make_model(config)

@@ -92,6 +92,7 @@ def random_output(rng, b: int = 2) -> Output:
     return Output(draw(32), draw(32), tuple(map(draw, sides)), tuple(map(draw, sides)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("focus_loss", "terms"), [("bce", [bce]), ("bce+iou", [bce, soft_iou])])
 @pytest.mark.parametrize(("depth_loss", "depth_term"), [("l1", l1), ("l2", l2), ("ssi", scale_shift_invariant)])
 def test_joint_loss_is_the_weighted_sum(focus_loss, terms, depth_loss, depth_term):
@@ -126,6 +127,7 @@ def test_a_fused_map_of_half_the_size_has_the_mean_of_the_mask_as_its_target():
     np.testing.assert_allclose(total, bce(output.focus, shrink_to(mask, (32, 32))).mean(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_of_weight_zero_do_not_count():
     rng = np.random.default_rng(2)
     output = random_output(rng, 3)
@@ -178,6 +180,7 @@ def test_what_is_not_known_changes_no_value_and_no_gradient(loss):
     assert float(jnp.abs(gradient).max()) == 0
 
 
+@pytest.mark.slow
 def test_holes_in_the_teachers_depth_and_dont_care_pixels_are_left_out():
     rng = np.random.default_rng(4)
     output = random_output(rng)

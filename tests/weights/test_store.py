@@ -95,6 +95,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, tiny, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_bundled_network_tells_a_photograph_from_its_blurred_copy():
     model, variables = weights.load("lite")
     photo = skimage.data.astronaut()
@@ -156,6 +157,7 @@ def test_bundled_weights_fit_their_network(name):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, weights.shapes(model))
 
 
+@pytest.mark.slow
 def test_shapes_are_kept_beside_compiled_programs(tmp_path, monkeypatch, compiled_in):
     compiled_in(tmp_path)
     fresh = store._shapes.__wrapped__
