@@ -1,10 +1,11 @@
-"""Makes the weights that ship from those of a training: another size, a shifted focus map, half the bytes.
+"""Makes the weights that ship from those of trainings: averaged, at another size, a shifted focus map, half the bytes.
 
-    python -m tools.calibrate --weights=DIR --out=FILE --data_dir=DIR --split=... [--dataset=...] [--size=640]
+    python -m tools.calibrate --weights DIR [DIR ...] --out=FILE --data_dir=DIR [--size=640] [--split=...]
 
-A network that is trained at one size can be applied at another. A constant is added to the logits of its focus map:
-the one with the least mean error on the validation photographs, each dataset counting as much as another. The threshold
-is that of the best F there.
+Weights of two stages of which one went on from the other can be averaged (Wortsman et al., ICML 2022), and a network
+that is trained on crops of one size is better applied at a larger one (Touvron et al., NeurIPS 2019). A constant is
+added to the logits of the focus map: the one with the least mean error on the validation photographs, each dataset
+counting as much as another. The threshold is that of the best F there.
 """
 
 import argparse
@@ -30,8 +31,8 @@ BATCH = 4
 
 
 def shifted(p: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
-    """Probabilities after a constant is added to their logits; of 8-bit maps, whose ends stand for half a level."""
-    p = np.clip(p, 0.5 / 255, 1 - 0.5 / 255)
+    """Probabilities after a constant is added to their logits; 0 and 1 stay what they are."""
+    p = np.clip(p, 1e-6, 1 - 1e-6)
     return 1 / (1 + (1 - p) / p * np.exp(-shift))
 
 
@@ -52,7 +53,9 @@ def count(model, variables, records: Sequence[dict]) -> list[Int[np.ndarray, "2 
 def main() -> None:
     """Chooses the shift, and writes the weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="a .safetensors file or a training's folder")
+    parser.add_argument(
+        "--weights", required=True, nargs="+", help=".safetensors files or trainings' folders, all of one network"
+    )
     parser.add_argument("--out", required=True, type=as_path, help="FILE.safetensors")
     parser.add_argument("--size", type=int, help="side of the square that the network will see (as trained)")
     parser.add_argument("--shift", type=float, help="of the logits (chosen on the split)")
@@ -60,7 +63,8 @@ def main() -> None:
     parser.add_argument("--split", default="train[:60]+test[:60]")
     parser.add_argument("--data_dir")
     args = parser.parse_args()
-    model, variables = weights.load(args.weights)
+    networks = [weights.load(name) for name in args.weights]
+    model, variables = networks[0][0], jax.tree.map(lambda *each: sum(each) / len(each), *(v for _, v in networks))
     size = args.size or model.size
     if size % model.multiple:
         raise UserError(f"--size={size}: {model.encoder} takes multiples of {model.multiple}")
@@ -78,7 +82,7 @@ def main() -> None:
         **variables,
         "params": {**variables["params"], "fuse_focus": {**fuse, "bias": fuse["bias"] + np.float32(shift)}},
     }
-    notes = weights.read_metadata(args.weights)
+    notes = weights.read_metadata(args.weights[-1])
     before = best_threshold([levels for part in parts for levels in part])
     threshold = float(shifted(np.array([before]), shift)[0])
     weights.save(

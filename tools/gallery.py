@@ -2,11 +2,12 @@
 
     python -m tools.gallery [--weights=W]
 
-Four photographs come with scikit-image, all free to show: the cat Chelsea (Stefan van der Walt, CC0), a coffee cup
-(Rachel Michetti, CC0), Eileen Collins (NASA, public domain), a Falcon 9 rocket (SpaceX, public domain). Four are scenes
-that data/synthetic.py renders, under a seed that no dataset uses. The other picture has what is hard: China
-(danielbuechele, CC BY 2.0, from scikit-learn), coins (Brooklyn Museum, no known restrictions) and grass (CC0 Textures),
-sharp all over, and brick (CC0 Textures), once sharp and once blurred by a hundredth of its width.
+Seven photographs come with scikit-learn and scikit-image, all free to show: China (danielbuechele) and a flower
+(vultilion), both CC BY 2.0; Eileen Collins (NASA, public domain), a coffee cup (Rachel Michetti, CC0), the cat Chelsea
+(Stefan van der Walt, CC0), a Falcon 9 rocket (SpaceX, public domain), a cameraman (Lav Varshney, CC0). One is a scene
+that data/synthetic.py renders, under a seed that no dataset uses. The other picture has what is hard: coins (Brooklyn
+Museum, no known restrictions) and grass (CC0 Textures), sharp all over, and brick (CC0 Textures), once sharp and once
+blurred by a hundredth of its width.
 """
 
 import argparse
@@ -49,12 +50,13 @@ def main() -> None:
 
     threshold = weights.read_metadata(args.weights).threshold
     model, variables = jaxdbd.load(args.weights)
-    photographs = [getattr(skimage.data, name)() for name in ("chelsea", "coffee", "astronaut", "rocket")]
-    scenes = synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]
-    photographs += [synthetic.render(scene)[0] for scene in scenes]
+    photographs = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
+    photographs += [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    scene = synthetic.scenes(train=0, test=1, size=384, seed=2020)["test"][0]
+    photographs += [gray2rgb(skimage.data.camera()), synthetic.render(scene)[0]]
     draw(model, variables, threshold, photographs, args.out / "gallery.jpg")
     coins, grass, brick = (gray2rgb(getattr(skimage.data, name)()) for name in ("coins", "grass", "brick"))
-    hard = [load_sample_image("china.jpg"), coins, grass, brick, defocus(brick, 0.01 * max(brick.shape))]
+    hard = [coins, grass, brick, defocus(brick, 0.01 * max(brick.shape))]
     draw(model, variables, threshold, hard, args.out / "failures.jpg")
 
 
