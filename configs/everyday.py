@@ -2,6 +2,7 @@
 
     python train.py --config=configs/everyday.py --workdir=DIR
     python train.py --config=configs/everyday_finish.py --workdir=DIR2 --config.init_from=DIR/weights.safetensors
+    python -m tools.calibrate --weights DIR DIR2 --out=FILE --data_dir=DIR3 --size=640
 
 data/README.md says how `refocused` is built, jaxdbd/weights/bundled/lite.md what came of it.
 """
