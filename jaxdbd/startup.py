@@ -8,7 +8,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import NoReturn, cast
 
 import jax
@@ -64,7 +63,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
             cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     threading.excepthook = _thread_error
-    sys.excepthook = _callback_error
+    sys.unraisablehook = _callback_error
     logging.getLogger("asyncio").addFilter(_is_ours)
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata, in words that name no file
     try:
@@ -98,10 +97,11 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _callback_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Errors that TensorStore's threads print: of arrays that it still wrote when the first of them had failed."""
+def _callback_error(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Errors of TensorStore's callbacks: of arrays that it still wrote when the first of them had failed."""
+    error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+        sys.__unraisablehook__(unraisable)
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
