@@ -16,13 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 
 from jaxdbd import weights
-from jaxdbd.commands.benchmark import ARCHS
+from jaxdbd.commands.benchmark import ARCHS, made_up_network
 from jaxdbd.commands.onnx_graph import build
 from jaxdbd.inference import compiled
 from jaxdbd.network.model import DepthDistilledDBD
@@ -33,15 +32,6 @@ from jaxdbd.startup import exit_status
 Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
 CALLS = 3  # of one runtime before it is the next one's turn
 TOLERANCE = 1e-3
-
-
-def drawn(arch: str, size: int) -> tuple[DepthDistilledDBD, weights.Variables]:
-    """A network with its usual decoder and random weights, small enough to keep every activation finite."""
-    encoder = ARCHS[arch]
-    model = DepthDistilledDBD(encoder, full_resolution=not encoder.startswith("lite"), depth_head=False, size=size)
-    rng = np.random.default_rng(0)
-    leaves = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
-    return model, jax.device_put(leaves)
 
 
 def ours(model: DepthDistilledDBD, variables: weights.Variables) -> Forward:
@@ -162,7 +152,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would keep the cores from the others
     networks = {args.weights: weights.load(args.weights)} if args.weights else None
     for name in networks or args.arch:
-        model, variables = networks[name] if networks else drawn(name, args.size)
+        model, variables = networks[name] if networks else made_up_network(name, args.size, depth_head=False)
         made = runtimes(model.clone(dtype=jnp.float32), variables)
         for batch in args.batch:
             images = np.random.default_rng(0).integers(0, 256, (batch, model.size, model.size, 3), np.uint8)

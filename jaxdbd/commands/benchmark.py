@@ -79,6 +79,26 @@ def photographs(count: int) -> list[dict]:
     return made
 
 
+def made_up_network(
+    arch: str, size: int, dtype: str = "float32", depth_head: bool = True
+) -> tuple[DepthDistilledDBD, weights.Variables]:
+    """A network of `ARCHS` with its usual decoder, and random weights.
+
+    Which numbers they are does not change the time, if they are not zero; these keep every activation finite.
+    """
+    encoder = ARCHS[arch]
+    model = DepthDistilledDBD(
+        encoder,
+        full_resolution=not encoder.startswith("lite"),
+        depth_head=depth_head,
+        dtype=jnp.dtype(dtype),
+        size=size,
+    )
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
+    return model, jax.device_put(drawn)
+
+
 def seconds_per_call(call: Callable[[], Any], repeats: int) -> list[float]:
     """Times of `repeats` calls, each waited for, after one that is not counted."""
     jax.block_until_ready(call())
@@ -227,13 +247,8 @@ def run(args: argparse.Namespace) -> None:
         model, variables = weights.load(args.weights)
         model, arch = model.clone(dtype=jnp.dtype(args.dtype)), model.encoder
     else:
-        arch, encoder = args.arch, ARCHS[args.arch]
-        model = DepthDistilledDBD(
-            encoder, full_resolution=not encoder.startswith("lite"), dtype=jnp.dtype(args.dtype), size=args.size
-        )
-        rng = np.random.default_rng(0)  # which numbers the weights are does not change the time, if they are not zero
-        drawn = jax.tree.map(lambda s: rng.uniform(0.01, 0.02, s.shape).astype(s.dtype), weights.shapes(model))
-        variables = jax.device_put(drawn)
+        arch = args.arch
+        model, variables = made_up_network(arch, args.size, args.dtype)
     config = None if args.mode == "fwd" else load_config(args.config)
     rows = [
         measure(model, variables, arch, args.mode, args.size, batch, args.repeats, config, args.operations)
