@@ -64,11 +64,13 @@ def main() -> None:
     parser.add_argument("--data_dir")
     args = parser.parse_args()
     networks = [weights.load(name) for name in args.weights]
-    model, variables = networks[0][0], jax.tree.map(lambda *each: sum(each) / len(each), *(v for _, v in networks))
-    size = args.size or model.size
+    size = args.size or networks[0][0].size
+    model, *others = (network.clone(size=size) for network, _ in networks)
     if size % model.multiple:
         raise UserError(f"--size={size}: {model.encoder} takes multiples of {model.multiple}")
-    model = model.clone(size=size)
+    if any(other != model for other in others):
+        raise UserError("--weights: these are of different networks; give those of one")
+    variables = jax.tree.map(lambda *each: sum(each) / len(each), *(v for _, v in networks))
 
     shifts = SHIFTS if args.shift is None else [args.shift]
     parts = [count(model, variables, records) for records in open_parts(args.dataset, args.split, args.data_dir)]
