@@ -1,4 +1,4 @@
-"""More of the everyday training, from half its rate on; configs/everyday.py has the commands."""
+"""The second stage of the everyday training, at half the rate; configs/everyday.py has the commands."""
 
 import ml_collections
 
