@@ -36,6 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
             "refocused": 0.0,
             "pasted": 0.0,
             "shrunk": 0.0,
+            "gray": 0.0,
             "noise": 0.0,
             "jpeg": 0.0,
         }

@@ -29,6 +29,7 @@ class Augmentation:
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
     shrunk: float = 0.0  # share reduced up to three times and, at the end, enlarged again: small photographs are soft
+    gray: float = 0.0  # share without color
     noise: float = 0.0  # largest standard deviation of added noise, in grey levels
     jpeg: float = 0.0  # share compressed again, at quality 40 to 95
 
@@ -218,6 +219,8 @@ def augment(view: View, size: int, settings: Augmentation, rng: np.random.Genera
         image = resize(image, (side, side))
     if settings.jitter:
         image = jitter_colours(image, settings.jitter, rng)
+    if settings.gray and rng.random() < settings.gray:
+        image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
     if settings.noise:
         image = add_noise(image, rng.uniform(0, settings.noise), rng)
     if rng.random() < settings.jpeg:

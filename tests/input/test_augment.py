@@ -141,6 +141,14 @@ def test_a_shrunk_photograph_is_soft_and_keeps_its_mask(rng, ramp):
     np.testing.assert_allclose(shrunk[:, 4:-4].astype(int), whole[:, 4:-4], atol=2)
 
 
+def test_a_gray_photograph_keeps_its_lightness_and_mask(ramp):
+    whole = augment(ramp, 96, PLAIN, np.random.default_rng(0))
+    gray = augment(ramp, 96, dataclasses.replace(PLAIN, gray=1.0), np.random.default_rng(0))
+    lightness = whole.image @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    np.testing.assert_allclose(gray.image, np.repeat(lightness[..., None], 3, -1), atol=1)
+    np.testing.assert_array_equal(gray.mask, whole.mask)
+
+
 def test_defocus_keeps_light_and_spreads_a_point_over_its_disc():
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 255
