@@ -285,10 +285,10 @@ def _read_tiff(path: Path, file: io.BufferedIOBase) -> Image.Image:
     if axes == "SYX":
         array = np.moveaxis(array, 0, -1)
     elif axes not in ("YX", "YXS"):
-        raise UserError(f"{shown(path)}: a TIFF with axes {axes}: save it as one picture of grey or RGB")
+        raise UserError(f"{shown(path)}: a TIFF with axes {axes}: save it as one picture of gray or RGB")
     if array.dtype.kind not in "buif" or (array.ndim == 3 and array.shape[2] > 4):
         kind = f"{array.shape[2] if array.ndim == 3 else 1} samples of {array.dtype} a pixel"
-        raise UserError(f"{shown(path)}: a TIFF of {kind}: save it as grey or RGB with 8 or 16 bits")
+        raise UserError(f"{shown(path)}: a TIFF of {kind}: save it as gray or RGB with 8 or 16 bits")
     picture = _from_samples(array, inverted=photometric == WHITE_IS_ZERO, separated=photometric == SEPARATED)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
@@ -317,7 +317,7 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
 
 
 def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated: bool) -> Image.Image:
-    """Samples of any kind as a Pillow picture: grey of 16 bits or floating point, color and alpha of 8 bits."""
+    """Samples of any kind as a Pillow picture: gray of 16 bits or floating point, color and alpha of 8 bits."""
     if array.dtype.kind == "b":
         array = array.astype(np.uint8) * np.uint8(255)
     kind = array.dtype.kind

@@ -12,34 +12,34 @@ from jaxdbd.files import shown
 from jaxdbd.parallel import in_turn, strips_of
 
 LOSSY = ("JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000")
-NOISE = 24  # of 255, choice of ours: how far lossy compression may take black, white and grey from what they were
-# Choices of ours: shares of the pixels. Grey along edges is spread over many values; labels and trimaps are not.
-MOST_OF_ONE_GREY, MOST_GREY = 0.1, 0.5
+NOISE = 24  # of 255, choice of ours: how far lossy compression may take black, white and gray from what they were
+# Choices of ours: shares of the pixels. Gray along edges is spread over many values; labels and trimaps are not.
+MOST_OF_ONE_GRAY, MOST_GRAY = 0.1, 0.5
 
 
 def read_mask(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """A mask of black and white, as it is drawn: 0 to 255, grey along edges. Turned upright as its EXIF says.
+    """A mask of black and white, as it is drawn: 0 to 255, gray along edges. Turned upright as its EXIF says.
 
-    Raises UserError for what no mask can be: colors, labels such as 0 and 1, mostly grey, 16 bits that use 8, an alpha
+    Raises UserError for what no mask can be: colors, labels such as 0 and 1, mostly gray, 16 bits that use 8, an alpha
     channel that varies; and for a file that cannot be read.
     """
     with opened(path) as picture, in_turn(picture.width * picture.height):
         lossy = picture.format in LOSSY
-        grey, top = _one_channel(path, decoded(path, picture), lossy)
+        gray, top = _one_channel(path, decoded(path, picture), lossy)
     # In strips: counting takes eight bytes a pixel.
-    counts = np.sum([_counts(grey[rows], top) for rows in strips_of(grey)], axis=0)
+    counts = np.sum([_counts(gray[rows], top) for rows in strips_of(gray)], axis=0)
     if reason := not_black_and_white(counts, lossy):
         raise UserError(f"{shown(path)}: {reason}")
-    return grey if top == 255 else (grey >> 8).astype(np.uint8)
+    return gray if top == 255 else (gray >> 8).astype(np.uint8)
 
 
 def read_map(path: str | Path) -> UInt8[np.ndarray, "h w"]:
-    """A map of 8 bits, any greys. Raises UserError for colors, more bits, an alpha channel that varies, and damage."""
+    """A map of 8 bits, any grays. Raises UserError for colors, more bits, an alpha channel that varies, and damage."""
     with opened(path) as picture, in_turn(picture.width * picture.height):
-        grey, top = _one_channel(path, decoded(path, picture), picture.format in LOSSY)
+        gray, top = _one_channel(path, decoded(path, picture), picture.format in LOSSY)
     if top != 255:
         raise UserError(f"{shown(path)}: not an 8-bit image: save it with 0..255")
-    return grey
+    return gray
 
 
 def not_black_and_white(counts: Int[np.ndarray, " levels"], lossy: bool = False) -> str | None:
@@ -53,37 +53,37 @@ def not_black_and_white(counts: Int[np.ndarray, " levels"], lossy: bool = False)
         counts[-1] = counts[-256:].sum()
         counts[-256:-1] = 0
     values = np.flatnonzero(counts)
-    greys = counts[1:-1] / counts.sum()
+    grays = counts[1:-1] / counts.sum()
     at_ends = {values[0], values[-1]} <= {0, top}
-    if at_ends and greys.max() <= MOST_OF_ONE_GREY and greys.sum() <= MOST_GREY:
+    if at_ends and grays.max() <= MOST_OF_ONE_GRAY and grays.sum() <= MOST_GRAY:
         return None
     if len(values) > 6:
-        return f"holds greys from {values[0]} to {values[-1]} and is no mask; save it in black and white, 0 and {top}"
+        return f"holds grays from {values[0]} to {values[-1]} and is no mask; save it in black and white, 0 and {top}"
     listing = " and ".join(filter(None, (", ".join(map(str, values[:-1])), str(values[-1]))))
     deep = f" (or, with 16 bits, 0 and {top})" if top > 255 else ""
     return f"holds {listing} as labels; save it with 0 and 255{deep}"
 
 
-def _counts(grey: Shaped[np.ndarray, "h w"], top: int) -> Int[np.ndarray, " levels"]:
+def _counts(gray: Shaped[np.ndarray, "h w"], top: int) -> Int[np.ndarray, " levels"]:
     """The pixels of each value, in a strip. Most masks hold two values, which is seen in a tenth of the time."""
-    black, white = np.count_nonzero(grey == 0), np.count_nonzero(grey == top)
-    if black + white < grey.size:
-        return np.bincount(grey.ravel(), minlength=top + 1)
+    black, white = np.count_nonzero(gray == 0), np.count_nonzero(gray == top)
+    if black + white < gray.size:
+        return np.bincount(gray.ravel(), minlength=top + 1)
     counts = np.zeros(top + 1, np.int64)
     counts[[0, top]] = black, white
     return counts
 
 
 def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[Shaped[np.ndarray, "h w"], int]:
-    """The grey values of a picture of any kind, and the largest that there can be, 255 or 65535."""
+    """The gray values of a picture of any kind, and the largest that there can be, 255 or 65535."""
     if picture.mode == "I" or picture.mode.startswith("I;16"):
-        grey = np.empty((picture.height, picture.width), np.uint16)
+        gray = np.empty((picture.height, picture.width), np.uint16)
         for at, strip in strips(picture):
             values = np.asarray(strip)
             if values.min() < 0 or values.max() > 65535:
                 raise UserError(f"{shown(path)}: holds {values.min()} to {values.max()}; save it with 0 and 255")
-            grey[at : at + len(values)] = values
-        return grey, 65535
+            gray[at : at + len(values)] = values
+        return gray, 65535
     if picture.mode == "F":
         raise UserError(f"{shown(path)}: not an 8-bit image (floating point): save it with 0 and 255")
     if "sixteen_bits" in picture.info and (largest := largest_of_color(path, picture)) < 256:
@@ -91,7 +91,7 @@ def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[S
             f"{shown(path)}: of 16 bits it uses 8, its largest value is {largest:.0f}; save it with 0 and 255 in 8 bits"
         )
     alpha = set()
-    grey = np.empty((picture.height, picture.width), np.uint8)
+    gray = np.empty((picture.height, picture.width), np.uint8)
     for at, strip in strips(picture):
         if picture.has_transparency_data:
             strip = strip.convert("RGBA")
@@ -102,12 +102,12 @@ def _one_channel(path: str | Path, picture: Image.Image, lossy: bool) -> tuple[S
                     "is the mask in it? save the mask alone, in black and white without transparency"
                 )
         elif picture.mode in ("1", "L"):
-            grey[at : at + strip.height] = np.asarray(strip.convert("L"))
+            gray[at : at + strip.height] = np.asarray(strip.convert("L"))
             continue
         color = np.asarray(strip.convert("RGB"))
         red, spread = color[..., 0], color.max(-1) - color.min(-1)
         if spread.max() > (NOISE if lossy else 0):
             value = tuple(int(v) for v in color.reshape(-1, 3)[spread.argmax()])
             raise UserError(f"{shown(path)}: holds colors such as {value}; save it in black and white, 0 and 255")
-        grey[at : at + len(color)] = np.asarray(strip.convert("L")) if lossy else red
-    return grey, 255
+        gray[at : at + len(color)] = np.asarray(strip.convert("L")) if lossy else red
+    return gray, 255

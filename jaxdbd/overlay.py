@@ -11,19 +11,19 @@ OUTLINE = (255, 196, 0)  # amber: rare in photographs, and seen well on dark and
 
 
 def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The photograph with the in-focus region as it is, outlined, and the rest dark and nearly grey."""
+    """The photograph with the in-focus region as it is, outlined, and the rest dark and nearly gray."""
     picture = np.empty_like(image)
     for rows in strips_of(image):
-        grey = cv2.cvtColor(cv2.cvtColor(image[rows], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        dimmed = cv2.addWeighted(image[rows], 0.16, grey, 0.30, 0)
+        gray = cv2.cvtColor(cv2.cvtColor(image[rows], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        dimmed = cv2.addWeighted(image[rows], 0.16, gray, 0.30, 0)
         picture[rows] = np.where(in_focus[rows, :, None], image[rows], dimmed)
     # Edges repeated outwards, so that no line runs along the photograph's own border.
     width = max(2, round(0.003 * (image.shape[0] * image.shape[1]) ** 0.5))
     margin = 2 * width + 2
     padded = cv2.copyMakeBorder(in_focus.view(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)
     contours, _ = cv2.findContours(padded, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(-margin, -margin))
-    for colour, thickness in (((0, 0, 0), width + 2), (OUTLINE, width)):
-        cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
+    for color, thickness in (((0, 0, 0), width + 2), (OUTLINE, width)):
+        cv2.drawContours(picture, contours, -1, color, thickness, cv2.LINE_AA)
     return picture
 
 
@@ -34,19 +34,19 @@ def outlined_levels(in_focus: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
     return np.where(line > 0, np.uint8(2), levels)
 
 
-def depth_colours(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def depth_colors(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Nearness in [0, 1] as a color, from dark (far) to yellow (near); NaN, nothing measured, as far."""
     levels = np.rint(np.clip(np.nan_to_num(depth.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
 
 
 def depth_picture(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """`depth_colours` with a legend underneath, "far" to "near": higher than the photograph, and at least 160 wide."""
+    """`depth_colors` with a legend underneath, "far" to "near": higher than the photograph, and at least 160 wide."""
     height, width = depth.shape
     band = min(96, max(24, width // 24))
     picture = np.full((height + band, max(width, 160), 3), 255, np.uint8)
     for rows in strips_of(depth):
-        picture[:height, :width][rows] = depth_colours(depth[rows])
+        picture[:height, :width][rows] = depth_colors(depth[rows])
     legend = Image.new("RGB", (picture.shape[1], band), "white")
     draw, font = ImageDraw.Draw(legend), ImageFont.load_default(0.55 * band)
     middle, gap = band / 2, band // 3
@@ -55,6 +55,6 @@ def depth_picture(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3
     left = round(2 * gap + font.getlength("far"))
     right = round(legend.width - 2 * gap - font.getlength("near"))
     ramp = np.repeat(np.linspace(0, 1, right - left, dtype=np.float32)[None], band // 2, axis=0)
-    legend.paste(Image.fromarray(depth_colours(ramp)), (left, band // 4))
+    legend.paste(Image.fromarray(depth_colors(ramp)), (left, band // 4))
     picture[height:] = np.asarray(legend)
     return picture

@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdbd.inference import Prediction
 from jaxdbd.input.geometry import resize
 from jaxdbd.input.pipeline import Example
-from jaxdbd.overlay import depth_colours
+from jaxdbd.overlay import depth_colors
 from jaxdbd.scoring.depth import fitted_to
 
 
-def grey(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A map in [0, 1] as grey, 1 = white."""
+def gray(focus: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A map in [0, 1] as gray, 1 = white."""
     return np.repeat(np.rint(np.clip(focus, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
@@ -61,14 +61,14 @@ def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]
     titles, rows = ["photograph", "mask", "focus"], []
     titles += ["teacher's depth"] * (examples[0].depth is not None) + ["depth"] * (predictions[0].depth is not None)
     for example, prediction in zip(examples, predictions, strict=True):
-        row = [example.image, grey(example.mask / 255), grey(prediction.focus)]
+        row = [example.image, gray(example.mask / 255), gray(prediction.focus)]
         if example.depth is not None:
             height, width = example.mask.shape
-            row.append(depth_colours(resize(example.depth.astype(np.float32), (height, width))))
+            row.append(depth_colors(resize(example.depth.astype(np.float32), (height, width))))
         depth = prediction.depth
         if depth is not None and example.depth is not None:
             depth = fitted_to(depth, example.depth.astype(np.float32))
         if depth is not None:
-            row.append(depth_colours(depth))
+            row.append(depth_colors(depth))
         rows.append(row)
     return panel(rows, titles)

@@ -143,7 +143,7 @@ def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
 def read_photograph(path: str | Path) -> Image.Image:
     """The photograph as an RGB picture, turned upright as its EXIF says; of an animation, the first frame.
 
-    What the file holds decides, not its suffix. Transparent parts are shown over white, 16-bit greys keep their full
+    What the file holds decides, not its suffix. Transparent parts are shown over white, 16-bit grays keep their full
     range. Warns of a photograph that uses only the lower end of its range. Raises UserError for a file that cannot be
     opened, is not a picture or RAW, is cut off or broken, or is larger than `decoding.MOST_PIXELS`.
     """
@@ -190,8 +190,8 @@ def upright_rgb(path: str | Path, picture: Image.Image, content: bytes | None = 
     """
     picture = decoded(path, picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        grey, largest, white = _grey_to_rgb(picture)
-        return grey, _dark(path, largest, white)
+        gray, largest, white = _gray_to_rgb(picture)
+        return gray, _dark(path, largest, white)
     remark = _dark(path, largest_of_color(path, picture, content), 65535.0) if "sixteen_bits" in picture.info else ""
     if picture.has_transparency_data:
         return _over_white(picture), remark
@@ -220,8 +220,8 @@ def _over_white(picture: Image.Image) -> Image.Image:
     return out
 
 
-def _grey_to_rgb(picture: Image.Image) -> tuple[Image.Image, float, float]:
-    """Grey of more than 8 bits as RGB; its largest value, and the value that became white."""
+def _gray_to_rgb(picture: Image.Image) -> tuple[Image.Image, float, float]:
+    """Gray of more than 8 bits as RGB; its largest value, and the value that became white."""
     largest = max(float(_finite(strip).max()) for _, strip in strips(picture))
     if picture.mode == "F":
         white = max(1.0, largest)  # [0, 1] by custom, or light without an upper end

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def photograph(seed: int, width: int = 48, height: int = 32) -> np.ndarray:
-    """Smooth random colours: photographs of different seeds are unlike each other."""
+    """Smooth random colors: photographs of different seeds are unlike each other."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -43,7 +43,7 @@ NO_MASKS = {
     "0 and 128": (BINARY * 128, "holds 0 and 128 as labels"),
     "0, 1 and 255": (np.concatenate([half(), BINARY]), "holds 0, 1 and 255 as labels"),
     "trimap": (np.concatenate([half(), BINARY * 0 + 128]), "holds 0, 128 and 255 as labels"),
-    "grey": (np.tile(np.arange(60, dtype=np.uint8) + 96, (40, 1)), "holds greys from 96 to 155"),
+    "gray": (np.tile(np.arange(60, dtype=np.uint8) + 96, (40, 1)), "holds grays from 96 to 155"),
     "16 bits, 0 and 255": (half().astype(np.uint16), "holds 0 and 255 as labels; .* 0 and 65535"),
     "16 bits, 0 and 1": (BINARY.astype(np.uint16), "holds 0 and 1 as labels"),
     "in the alpha channel": (with_alpha(WHITE, half()), r"its alpha channel is not the same everywhere \(0 to 255\)"),
@@ -98,22 +98,22 @@ def test_a_mask_is_turned_by_its_own_exif(tmp_path):
     np.testing.assert_array_equal(turned, half())
 
 
-def test_maps_may_be_grey_and_nothing_else(tmp_path):
-    grey = np.tile(np.arange(60, dtype=np.uint8), (40, 1))
-    np.testing.assert_array_equal(read_map(save(tmp_path / "a.png", grey)), grey)
+def test_maps_may_be_gray_and_nothing_else(tmp_path):
+    gray = np.tile(np.arange(60, dtype=np.uint8), (40, 1))
+    np.testing.assert_array_equal(read_map(save(tmp_path / "a.png", gray)), gray)
     for kind in ("palette of colors", "in the alpha channel", "16 bits, 0 and 255"):
         with pytest.raises(UserError, match=r"colors|alpha|not an 8-bit"):
             read_map(save(tmp_path / "b.png", NO_MASKS[kind][0]))
 
 
-def test_shares_of_grey_by_hand():
+def test_shares_of_gray_by_hand():
     counts = np.zeros(256, int)
     counts[[0, 255]] = 500
     assert not_black_and_white(counts) is None
     counts[10:110] = 9  # 900 of 1900 pixels, none of them alone
     assert not_black_and_white(counts) is None
     counts[10:110] = 11
-    assert "greys from 0 to 255" in not_black_and_white(counts)
+    assert "grays from 0 to 255" in not_black_and_white(counts)
     counts[10:110] = 0
     counts[100] = 112  # 112 of 1112
     assert "0, 100 and 255" in not_black_and_white(counts)

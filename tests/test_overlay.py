@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from jaxdbd.overlay import OUTLINE, depth_colours, depth_picture, outlined_levels, overlay
+from jaxdbd.overlay import OUTLINE, depth_colors, depth_picture, outlined_levels, overlay
 
 PHOTO = np.random.default_rng(0).integers(60, 256, (120, 200, 3), np.uint8)
 
 
-def test_in_focus_is_untouched_and_the_rest_is_dark_and_grey():
+def test_in_focus_is_untouched_and_the_rest_is_dark_and_gray():
     in_focus = np.zeros((120, 200), bool)
     in_focus[30:90, 50:150] = True
     picture = overlay(PHOTO, in_focus)
@@ -34,10 +34,10 @@ def test_all_none_and_odd_shapes(shape):
     assert (overlay(photo, np.zeros(shape, bool)) < 110).all()
 
 
-def test_depth_colours_grow_brighter_towards_near():
-    colours = depth_colours(np.linspace(0, 1, 64, dtype=np.float32)[None])
-    assert colours.shape == (1, 64, 3)
-    luminance = colours[0] @ np.array([0.299, 0.587, 0.114])
+def test_depth_colors_grow_brighter_towards_near():
+    colors = depth_colors(np.linspace(0, 1, 64, dtype=np.float32)[None])
+    assert colors.shape == (1, 64, 3)
+    luminance = colors[0] @ np.array([0.299, 0.587, 0.114])
     assert (np.diff(luminance) > 0).mean() > 0.95
     assert luminance[0] < 5
     assert luminance[-1] > 200
@@ -47,11 +47,11 @@ def test_depth_colours_grow_brighter_towards_near():
 def test_depth_picture_has_the_map_on_top_and_a_legend_below(shape):
     depth = np.random.default_rng(1).random(shape, dtype=np.float32)
     picture = depth_picture(depth)
-    np.testing.assert_array_equal(picture[: shape[0], : shape[1]], depth_colours(depth))
+    np.testing.assert_array_equal(picture[: shape[0], : shape[1]], depth_colors(depth))
     legend = picture[shape[0] :]
     assert 24 <= len(legend) <= 96
     row = legend[len(legend) // 2]
-    ends = [np.abs(row.astype(int) - depth_colours(np.full((1, 1), v, np.float32))[0, 0]).sum(axis=-1) for v in (0, 1)]
+    ends = [np.abs(row.astype(int) - depth_colors(np.full((1, 1), v, np.float32))[0, 0]).sum(axis=-1) for v in (0, 1)]
     far, near = (int(np.flatnonzero(end == 0)[0]) for end in ends)
     assert far < near
 

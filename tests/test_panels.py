@@ -4,14 +4,14 @@ import numpy as np
 
 from jaxdbd.inference import Prediction
 from jaxdbd.input.pipeline import Example
-from jaxdbd.overlay import depth_colours
-from jaxdbd.panels import example_panel, grey, panel
+from jaxdbd.overlay import depth_colors
+from jaxdbd.panels import example_panel, gray, panel
 
-RED, BLUE = ((np.zeros((60, 100, 3)) + colour).astype(np.uint8) for colour in ((200, 0, 0), (0, 0, 200)))
+RED, BLUE = ((np.zeros((60, 100, 3)) + color).astype(np.uint8) for color in ((200, 0, 0), (0, 0, 200)))
 
 
-def test_grey_rounds_and_clips():
-    values = grey(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]], np.float32))
+def test_gray_rounds_and_clips():
+    values = gray(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0]], np.float32))
     assert values.shape == (1, 5, 3)
     assert values[0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
@@ -20,7 +20,7 @@ def test_pictures_keep_their_proportions_and_places():
     tall = BLUE.transpose(1, 0, 2)  # 100 high, 60 wide
     sheet = panel([[RED, BLUE], [tall, RED]], ["left", "right"], side=50)
     assert sheet.shape == (22 + 30 + 4 + 50, 50 + 4 + 50, 3)  # rows as high as their highest picture
-    is_red, is_blue = ((sheet == colour).all(axis=-1) for colour in ((200, 0, 0), (0, 0, 200)))
+    is_red, is_blue = ((sheet == color).all(axis=-1) for color in ((200, 0, 0), (0, 0, 200)))
     assert is_red[22:52, :50].all()
     assert is_blue[22:52, 54:].all()
     assert is_blue[56:106, 10:40].all()
@@ -43,7 +43,7 @@ def test_example_panel_shows_depth_only_where_there_is_any():
     y = 22 + 60  # well inside a row of 134
     assert full.shape[0] == 22 + round(side * 0.6)
     assert full[y, 2 * (side + 4) + side // 2].tolist() == [64, 64, 64]
-    wanted = depth_colours(np.full((1, 1), 0.5, np.float32))[0, 0].astype(int)
+    wanted = depth_colors(np.full((1, 1), 0.5, np.float32))[0, 0].astype(int)
     # Beside the teacher's, the network's depth has the scale and shift that fit best: half way, both say 0.5.
     for sheet, column in ((untaught, 3), (full, 3), (full, 4)):
         assert np.abs(sheet[y, column * (side + 4) + side // 2] - wanted).max() <= 6

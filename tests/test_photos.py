@@ -18,7 +18,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.photos import SPARE, find_photographs, read_photograph, reduced_photograph
 
 RAMP = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(20, axis=0)  # 20 high, 32 wide, dark to bright
-COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
+COLORS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
 
 
 def save(path: Path, picture: Image.Image | np.ndarray, **options) -> Path:
@@ -37,22 +37,22 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_lossless_formats_come_back_exactly(tmp_path, suffix):
-    path = save(tmp_path / f"a.{suffix}", COLOURS, **({"lossless": True} if suffix == "webp" else {}))
-    np.testing.assert_array_equal(pixels(path), COLOURS)
+    path = save(tmp_path / f"a.{suffix}", COLORS, **({"lossless": True} if suffix == "webp" else {}))
+    np.testing.assert_array_equal(pixels(path), COLORS)
 
 
-def test_cmyk_jpeg_keeps_its_colours(tmp_path):
-    smooth = Image.fromarray(COLOURS)
+def test_cmyk_jpeg_keeps_its_colors(tmp_path):
+    smooth = Image.fromarray(COLORS)
     path = save(tmp_path / "cmyk.jpg", smooth.convert("CMYK"), quality=100, subsampling=0)
     assert Image.open(path).mode == "CMYK"
-    assert abs(pixels(path) - COLOURS).mean() < 3
+    assert abs(pixels(path) - COLORS).mean() < 3
 
 
-def test_grey_palette_and_one_pixel(tmp_path):
-    np.testing.assert_array_equal(pixels(save(tmp_path / "grey.png", RAMP)), RAMP[..., None].repeat(3, axis=-1))
-    palette = Image.fromarray(COLOURS).quantize(256)
-    assert abs(pixels(save(tmp_path / "palette.png", palette)) - COLOURS).max() < 12
-    np.testing.assert_array_equal(pixels(save(tmp_path / "one.png", COLOURS[:1, :1])), COLOURS[:1, :1])
+def test_gray_palette_and_one_pixel(tmp_path):
+    np.testing.assert_array_equal(pixels(save(tmp_path / "gray.png", RAMP)), RAMP[..., None].repeat(3, axis=-1))
+    palette = Image.fromarray(COLORS).quantize(256)
+    assert abs(pixels(save(tmp_path / "palette.png", palette)) - COLORS).max() < 12
+    np.testing.assert_array_equal(pixels(save(tmp_path / "one.png", COLORS[:1, :1])), COLORS[:1, :1])
 
 
 def test_sixteen_bits_keep_their_range(tmp_path):
@@ -77,13 +77,13 @@ def test_floating_point_is_taken_as_zero_to_one_or_scaled_down(tmp_path):
 def test_transparent_parts_are_shown_over_white(tmp_path):
     alpha = np.zeros(RAMP.shape, np.uint8)
     alpha[:, :16] = 255
-    seen = pixels(save(tmp_path / "alpha.png", np.dstack([COLOURS, alpha])))
-    np.testing.assert_array_equal(seen[:, :16], COLOURS[:, :16])
+    seen = pixels(save(tmp_path / "alpha.png", np.dstack([COLORS, alpha])))
+    np.testing.assert_array_equal(seen[:, :16], COLORS[:, :16])
     assert (seen[:, 16:] == 255).all()
 
 
 def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (30, 20), color) for color in ("red", "blue")]
     path = save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
     assert pixels(path).reshape(-1, 3).tolist() == [[255, 0, 0]] * 600
 
@@ -92,7 +92,7 @@ def test_first_frame_of_an_animation(tmp_path):
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_exif_orientation_is_undone(tmp_path, orientation, suffix):
     # What a camera stores when it was held so that undoing `orientation` gives `upright` (EXIF 2.3, tag 0x0112).
-    upright = Image.fromarray(COLOURS)
+    upright = Image.fromarray(COLORS)
     stored = {
         1: upright,
         2: upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
@@ -106,15 +106,15 @@ def test_exif_orientation_is_undone(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
     seen = pixels(save(tmp_path / f"a.{suffix}", stored, exif=exif, **({"quality": 100} if suffix == "jpg" else {})))
-    assert seen.shape == COLOURS.shape
-    assert abs(seen - COLOURS).mean() < 3
+    assert seen.shape == COLORS.shape
+    assert abs(seen - COLORS).mean() < 3
 
 
 def test_heic(tmp_path):
     heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
     path = tmp_path / "phone.heic"
-    heif.from_pillow(Image.fromarray(COLOURS)).save(path, quality=95)
-    assert abs(pixels(path) - COLOURS).mean() < 12  # coarse: colours are stored at half resolution
+    heif.from_pillow(Image.fromarray(COLORS)).save(path, quality=95)
+    assert abs(pixels(path) - COLORS).mean() < 12  # coarse: colors are stored at half resolution
 
 
 def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
@@ -126,16 +126,16 @@ def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
 
 def test_what_a_file_holds_decides_and_not_what_else_was_read(tmp_path, monkeypatch):
     heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif")
-    heif.from_pillow(Image.fromarray(COLOURS)).save(tmp_path / "phone.heic", quality=95)
+    heif.from_pillow(Image.fromarray(COLORS)).save(tmp_path / "phone.heic", quality=95)
     heic = (tmp_path / "phone.heic").read_bytes()
-    jpeg = save(tmp_path / "plain.jpg", COLOURS, quality=95).read_bytes()
+    jpeg = save(tmp_path / "plain.jpg", COLORS, quality=95).read_bytes()
     (tmp_path / "named.jpg").write_bytes(heic)  # before any .heic is read
-    assert abs(pixels(tmp_path / "named.jpg") - COLOURS).mean() < 12
+    assert abs(pixels(tmp_path / "named.jpg") - COLORS).mean() < 12
     (tmp_path / "named.HEIC").write_bytes(jpeg)
     (tmp_path / "named").write_bytes(jpeg)
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     for name in ("named.HEIC", "named"):  # no package is needed for what they hold
-        assert abs(pixels(tmp_path / name) - COLOURS).mean() < 3
+        assert abs(pixels(tmp_path / name) - COLORS).mean() < 3
     with pytest.raises(UserError, match=r"named\.jpg: HEIC needs one more package: pip install pillow-heif"):
         read_photograph(tmp_path / "named.jpg")
 
@@ -144,7 +144,7 @@ def test_raw_is_refused_by_content_and_by_name(tmp_path):
     for name in ("a.nef", "a.DNG", "a.tif"):
         with pytest.raises(UserError, match=r"RAW.*convert it first, or take its JPEG"):
             read_photograph(camera_raw(tmp_path / name))
-    preview = save(tmp_path / "b.tif", COLOURS)
+    preview = save(tmp_path / "b.tif", COLORS)
     preview.rename(tmp_path / "b.NEF")
     (tmp_path / "c.cr2").write_bytes(b"II*\0\x10\0\0\0CR\x02\0" + bytes(40))
     (tmp_path / "d.raf").write_bytes(b"FUJIFILMCCD-RAW " + bytes(40))
@@ -153,8 +153,8 @@ def test_raw_is_refused_by_content_and_by_name(tmp_path):
     for name in ("b.NEF", "c.cr2", "d.raf", "e.cr3", "f.arw"):
         with pytest.raises(UserError, match=f"{name}: RAW"):
             read_photograph(tmp_path / name)
-    save(tmp_path / "g.jpg", COLOURS, quality=95).rename(tmp_path / "g.nef")
-    assert abs(pixels(tmp_path / "g.nef") - COLOURS).mean() < 3  # its JPEG, under the wrong name
+    save(tmp_path / "g.jpg", COLORS, quality=95).rename(tmp_path / "g.nef")
+    assert abs(pixels(tmp_path / "g.nef") - COLORS).mean() < 3  # its JPEG, under the wrong name
 
 
 def tiff(path: Path, array: np.ndarray, **options) -> Path:
@@ -163,23 +163,23 @@ def tiff(path: Path, array: np.ndarray, **options) -> Path:
 
 
 def test_tiff_that_pillow_misreads(tmp_path):
-    deep = COLOURS.astype(np.uint16) * 257
+    deep = COLORS.astype(np.uint16) * 257
     planes = np.ascontiguousarray(np.moveaxis(deep, -1, 0))
     for compression in (None, "zlib"):
         path = tiff(tmp_path / "p.tif", planes, photometric="rgb", planarconfig="separate", compression=compression)
-        np.testing.assert_array_equal(pixels(path), COLOURS)
+        np.testing.assert_array_equal(pixels(path), COLORS)
     for dtype in (np.float16, np.float32, np.float64):
-        path = tiff(tmp_path / "f.tif", (COLOURS / 255).astype(dtype), photometric="rgb")
-        assert abs(pixels(path) - COLOURS).max() <= 1
-    for grey, white in ((deep[..., 0], 65535), (RAMP.astype(np.float32) / 255, 1.0)):
-        path = tiff(tmp_path / "w.tif", (white - grey).astype(grey.dtype), photometric="miniswhite")
+        path = tiff(tmp_path / "f.tif", (COLORS / 255).astype(dtype), photometric="rgb")
+        assert abs(pixels(path) - COLORS).max() <= 1
+    for gray, white in ((deep[..., 0], 65535), (RAMP.astype(np.float32) / 255, 1.0)):
+        path = tiff(tmp_path / "w.tif", (white - gray).astype(gray.dtype), photometric="miniswhite")
         np.testing.assert_array_equal(pixels(path)[..., 0], RAMP)
     path = tiff(tmp_path / "i.tif", RAMP.astype(np.int16) * 128, photometric="minisblack")  # 32767 is white
     assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
     contiguous = {"planarconfig": "contig"}
     for array, how, kind in ((RAMP.astype(np.complex64), {}, "1"), (np.dstack([RAMP] * 5), contiguous, "5")):
         path = tiff(tmp_path / "o.tif", array, photometric="minisblack", **how)
-        with pytest.raises(UserError, match=rf"o\.tif: a TIFF of {kind} samples of .*save it as grey or RGB"):
+        with pytest.raises(UserError, match=rf"o\.tif: a TIFF of {kind} samples of .*save it as gray or RGB"):
             read_photograph(path)
     path = tiff(tmp_path / "u.tif", deep[..., 0].astype(np.uint32) * 65537, photometric="minisblack")
     assert abs(pixels(path)[..., 0] - RAMP).max() <= 1
@@ -194,13 +194,13 @@ def test_tiff_that_pillow_misreads(tmp_path):
 
 @pytest.mark.parametrize("color", [False, True])
 def test_few_bits_in_a_file_of_many_are_warned_of(tmp_path, color):
-    twelve = (COLOURS if color else RAMP).astype(np.uint16) * 16
+    twelve = (COLORS if color else RAMP).astype(np.uint16) * 16
     for suffix in ("png", "tif"):
         path = tmp_path / f"dark.{suffix}"
         assert cv2.imwrite(str(path), twelve[..., ::-1] if color else twelve)
         with pytest.warns(UserWarning, match=rf"dark\.{suffix}: its largest value is 4080 of 65535"):
             read_photograph(path)
-    bright = (COLOURS if color else RAMP).astype(np.uint16) * 257
+    bright = (COLORS if color else RAMP).astype(np.uint16) * 257
     assert cv2.imwrite(str(tmp_path / "bright.png"), bright)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -218,7 +218,7 @@ def test_a_range_that_the_file_states_is_used(tmp_path):
 
 
 def test_warnings_of_decoders_name_no_file_and_are_not_shown(tmp_path):
-    jpeg = save(tmp_path / "a.jpg", COLOURS).read_bytes()
+    jpeg = save(tmp_path / "a.jpg", COLORS).read_bytes()
     broken_exif = b"\xff\xe1\x00\x20Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\xff\0\0\xff\xff\0\0"
     (tmp_path / "a.jpg").write_bytes(jpeg[:2] + broken_exif + jpeg[2:])
     with warnings.catch_warnings(record=True) as seen:
@@ -237,7 +237,7 @@ def test_more_pixels_than_are_read_is_one_line(tmp_path):
 
 def test_files_that_are_no_photographs(tmp_path):
     jpeg = save(tmp_path / "whole.jpg", np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)).read_bytes()
-    png = save(tmp_path / "whole.png", COLOURS).read_bytes()
+    png = save(tmp_path / "whole.png", COLORS).read_bytes()
     broken = {
         "cut.jpg": jpeg[: len(jpeg) // 2],
         "cut.png": png[: len(png) // 2],
@@ -258,7 +258,7 @@ def test_files_that_are_no_photographs(tmp_path):
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name in ("a.jpg", "b c.PNG", "é.webp", "sub/a.jpg", "sub/deep/d.tif"):
-        save(tmp_path / "in" / name, COLOURS)
+        save(tmp_path / "in" / name, COLORS)
     (tmp_path / "in" / "notes.txt").write_text("no photograph")
     (tmp_path / "in" / "._a.jpg").write_bytes(b"a desktop's own file")
     (tmp_path / "in" / "folder.jpg").mkdir()
@@ -283,12 +283,12 @@ def test_patterns_files_and_repeats(folder, tmp_path):
     (folder / "folder.jpg").rmdir()
     assert set(names(find_photographs(arguments, out), folder, out).values()) == {"a", "b c", "é"}
     assert names(find_photographs([str(folder / "**/d.*")], out), folder, out) == {"sub/deep/d.tif": "d"}
-    save(folder / "[1].jpg", COLOURS)  # looks like a pattern, and is a file
+    save(folder / "[1].jpg", COLORS)  # looks like a pattern, and is a file
     assert names(find_photographs([str(folder / "[1].jpg")], out), folder, out) == {"[1].jpg": "[1]"}
 
 
 def test_same_stem_keeps_the_suffix(folder, tmp_path):
-    save(folder / "A.png", COLOURS)
+    save(folder / "A.png", COLORS)
     out = tmp_path / "out"
     assert names(find_photographs([str(folder)], out), folder, out) == {
         "a.jpg": "a.jpg",
@@ -301,7 +301,7 @@ def test_same_stem_keeps_the_suffix(folder, tmp_path):
 def test_two_photographs_never_write_one_file(folder, tmp_path):
     with pytest.raises(UserError, match="would both write"):
         find_photographs([str(folder / "a.jpg"), str(folder / "sub" / "a.jpg")], tmp_path / "out")
-    save(folder / "a.depth.jpg", COLOURS)
+    save(folder / "a.depth.jpg", COLORS)
     assert len(find_photographs([str(folder)], tmp_path / "out")) == 4
     with pytest.raises(UserError, match=r"a\.depth\.png"):
         find_photographs([str(folder)], tmp_path / "out", (".png", ".depth.png"))

@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_image
 import jaxdbd
 from data import synthetic
 from jaxdbd import weights
-from jaxdbd.overlay import depth_colours, overlay
-from jaxdbd.panels import grey, panel
+from jaxdbd.overlay import depth_colors, overlay
+from jaxdbd.panels import gray, panel
 from jaxdbd.paths import local_path
 from jaxdbd.startup import exit_status
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def draw(model, variables, threshold: float, photographs: list, out: Path) -> None:
     """A row for each photograph: itself, focus map, overlay and, with a depth head, depth."""
     rows = [
-        [photo, grey(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colours(depth)])]
+        [photo, gray(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colors(depth)])]
         for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
     ]
     titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]

@@ -75,7 +75,7 @@ def size_within(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def jpeg(pixels: UInt8[np.ndarray, "h w ..."], quality: int) -> bytes:
-    """RGB [h, w, 3] or grey [h, w] as a JPEG file."""
+    """RGB [h, w, 3] or gray [h, w] as a JPEG file."""
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=quality)
     return out.getvalue()
@@ -83,9 +83,9 @@ def jpeg(pixels: UInt8[np.ndarray, "h w ..."], quality: int) -> bytes:
 
 def _veil(levels: UInt8[np.ndarray, "h w"]) -> bytes:
     picture = Image.fromarray(levels)
-    picture.putpalette([value for colour in VEIL for value in colour[:3]])
+    picture.putpalette([value for color in VEIL for value in color[:3]])
     out = io.BytesIO()
-    picture.save(out, "PNG", transparency=bytes(colour[3] for colour in VEIL), optimize=True)
+    picture.save(out, "PNG", transparency=bytes(color[3] for color in VEIL), optimize=True)
     return out.getvalue()
 
 

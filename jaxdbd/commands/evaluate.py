@@ -15,7 +15,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, output_folder, whole_file
 from jaxdbd.inference import Prediction, predict
 from jaxdbd.input import pipeline
-from jaxdbd.panels import example_panel, grey, panel
+from jaxdbd.panels import example_panel, gray, panel
 from jaxdbd.paths import as_path
 from jaxdbd.scoring import report
 from jaxdbd.scoring.maps import SCALES, TTA, focus_predictor, score_records
@@ -49,7 +49,7 @@ def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScor
                 smaller = picture.resize(example.mask.shape[::-1], Image.Resampling.BILINEAR)
             focus = np.asarray(smaller) / np.float32(255)
             mask = example.mask / np.float32(255)
-            pictures.append([example.image, *map(grey, (mask, focus, np.abs(focus - mask)))])
+            pictures.append([example.image, *map(gray, (mask, focus, np.abs(focus - mask)))])
             captions.append(f"{example.id}   MAE {rows[i]['mae']:.3f}   ddff F {rows[i]['ddff_f']:.3f}")
         save_picture(out / f"{name}.png", panel(pictures, ("photograph", "mask", "map", "error"), captions=captions))
 

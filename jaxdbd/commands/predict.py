@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
     parser.add_argument("--recursive", action="store_true", help="look in subfolders too; --out gets the same ones")
     parser.add_argument("--overlay", action="store_true", help="also <stem>.overlay.jpg: what is in focus outlined")
-    parser.add_argument("--depth", action="store_true", help="also <stem>.depth.png: depth as colours with a legend")
+    parser.add_argument("--depth", action="store_true", help="also <stem>.depth.png: depth as colors with a legend")
     parser.add_argument(
         "--binary",
         nargs="?",

@@ -91,12 +91,12 @@ def pair_up(pred: Path, gt: Path, names: Path | None, pred_white: str, gt_white:
 def read_focus(path: Path, white: str, is_mask: bool = False) -> UInt8[np.ndarray, "h w"]:
     """A map, or a mask, with 255 = in focus. Raises UserError for what is none, and for damaged files."""
     try:
-        grey = read_mask(path) if is_mask else read_map(path)
+        gray = read_mask(path) if is_mask else read_map(path)
     except Undecodable as error:
         raise UserError(f"{shown(path)} cannot be read as an image: {error.reason}") from error
     if white == "blur":
-        np.subtract(255, grey, out=grey)
-    return grey
+        np.subtract(255, gray, out=gray)
+    return gray
 
 
 def check_turned(pair: Pair, map_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:

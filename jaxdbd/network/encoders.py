@@ -281,7 +281,7 @@ IMAGENET: dict[str, Any] = {
     "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
     "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
 }
-CENTRED: dict[str, Any] = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
+CENTERED: dict[str, Any] = {"mean": (127.0, 127.0, 127.0), "std": (128.0, 128.0, 128.0)}
 VGG_CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -300,7 +300,7 @@ def _lite(name: str) -> EncoderSpec:
         return EfficientNetLite(width, depth, fine, **kw)
 
     channels = tuple(round_channels(c * width) for c in (16, 24, 40, 112, 320))
-    return EncoderSpec(module, channels, **CENTRED, decoder_widths=(128, 128, 96, 64, 48), stride=4 if fine else 2)
+    return EncoderSpec(module, channels, **CENTERED, decoder_widths=(128, 128, 96, 64, 48), stride=4 if fine else 2)
 
 
 ENCODERS: dict[str, EncoderSpec] = {

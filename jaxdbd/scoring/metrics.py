@@ -1,7 +1,7 @@
 """Measures of focus maps, each under the protocol that published numbers were made with.
 
 Maps and masks are 8-bit, 255 = in focus. Working on the 8-bit map that `predict` writes, and not on the network's
-floats, makes every number reproducible from saved maps, and lets the 256 grey levels carry the sums: a measure that
+floats, makes every number reproducible from saved maps, and lets the 256 gray levels carry the sums: a measure that
 does not look at neighborhoods is an exact function of how many pixels of each level are in focus and how many not.
 
 F = 1.3 P R / (0.3 P + R) throughout (beta^2 = 0.3), written 1.3 TP / (0.3 (TP + FN) + TP + FP), and 0 where TP = 0.

@@ -63,7 +63,7 @@ def run(*arguments) -> int:
     return main(["predict", *map(str, arguments)])
 
 
-def grey(path: Path) -> np.ndarray:
+def gray(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         assert picture.mode == "L"
         return np.asarray(picture).astype(int)
@@ -175,7 +175,7 @@ def test_command_writes_what_the_function_returns(network, weights_file, tmp_pat
     Image.fromarray(photo).save(tmp_path / "a b.png")
     assert run(tmp_path / "a b.png", "--out", tmp_path / "out", "--weights", weights_file) == 0
     focus = predict_function(*network, photo).focus
-    np.testing.assert_array_equal(grey(tmp_path / "out" / "a b.png"), np.rint(focus * 255))
+    np.testing.assert_array_equal(gray(tmp_path / "out" / "a b.png"), np.rint(focus * 255))
 
 
 def test_folder_as_people_have_them(brightness, weights_file, tmp_path, capsys):
@@ -190,7 +190,7 @@ def test_folder_as_people_have_them(brightness, weights_file, tmp_path, capsys):
     good |= {
         "rotated.jpg": (picture.transpose(Image.Transpose.ROTATE_90), {"exif": exif}),
         "cmyk.jpg": (picture.convert("CMYK"), {}),
-        "grey.png": (picture.convert("L"), {}),
+        "gray.png": (picture.convert("L"), {}),
         "palette.png": (picture.quantize(64), {}),
         "alpha.png": (picture.convert("RGBA"), {}),
         "deep.png": (Image.fromarray(ramp[..., 0].astype(np.uint16) * 257), {}),
@@ -210,11 +210,11 @@ def test_folder_as_people_have_them(brightness, weights_file, tmp_path, capsys):
     assert run(folder, "--out", out, "--weights", weights_file, "--csv", tmp_path / "rows.csv") == 1
 
     for name in good:
-        seen = grey(out / f"{Path(name).stem}.png")
+        seen = gray(out / f"{Path(name).stem}.png")
         assert seen.shape == (40, 60)
         assert np.abs(seen[:, 4:-4] - ramp[:, 4:-4, 0]).max() < 12, name
-    assert grey(out / "one.png").shape == (1, 1)
-    assert grey(out / "strip.png").shape == (40, 3000)
+    assert gray(out / "one.png").shape == (1, 1)
+    assert gray(out / "strip.png").shape == (40, 3000)
     assert len(list(out.iterdir())) == len(good) + 2  # nothing of the bad ones, nothing unfinished
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     with (tmp_path / "rows.csv").open() as file:
@@ -240,7 +240,7 @@ def test_extra_pictures_and_thresholds(brightness, weights_file, tmp_path):
 
     def in_focus(*flags) -> float:
         assert run(tmp_path / "a.png", "--out", tmp_path / "out", "--weights", weights_file, *flags) == 0
-        binary = grey(tmp_path / "out" / "a.binary.png")
+        binary = gray(tmp_path / "out" / "a.binary.png")
         assert set(np.unique(binary)) == {0, 255}
         return binary.mean() / 255
 
@@ -259,7 +259,7 @@ def test_same_stem_keeps_both_and_says_so(brightness, weights_file, tmp_path, ca
     for name, level in (("a.png", 40), ("a.bmp", 200)):
         Image.new("RGB", (9, 9), (level,) * 3).save(folder / name)
     assert run(folder, "--out", tmp_path / "out", "--weights", weights_file) == 0
-    assert {p.name: int(grey(p)[0, 0]) for p in (tmp_path / "out").iterdir()} == {"a.png.png": 40, "a.bmp.png": 200}
+    assert {p.name: int(gray(p)[0, 0]) for p in (tmp_path / "out").iterdir()} == {"a.png.png": 40, "a.bmp.png": 200}
     assert "share a name" in capsys.readouterr().out
 
 

@@ -88,14 +88,14 @@ def test_wrong_polarity_is_noticed_and_the_flag_mends_it(folders, tmp_path, caps
     assert "warning" not in capsys.readouterr().out
 
 
-def test_rgba_and_colour_files_are_read_as_grey(tmp_path):
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    opaque = np.full_like(grey, 255)
-    write(tmp_path / "rgba.png", np.dstack([grey, grey, grey, opaque]))
-    write(tmp_path / "rgb.png", np.dstack([grey] * 3))
+def test_rgba_and_color_files_are_read_as_gray(tmp_path):
+    gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    opaque = np.full_like(gray, 255)
+    write(tmp_path / "rgba.png", np.dstack([gray, gray, gray, opaque]))
+    write(tmp_path / "rgb.png", np.dstack([gray] * 3))
     for name in ("rgba.png", "rgb.png"):
-        np.testing.assert_array_equal(score.read_focus(tmp_path / name, "focus"), grey)
-        np.testing.assert_array_equal(score.read_focus(tmp_path / name, "blur"), 255 - grey)
+        np.testing.assert_array_equal(score.read_focus(tmp_path / name, "focus"), gray)
+        np.testing.assert_array_equal(score.read_focus(tmp_path / name, "blur"), 255 - gray)
 
 
 @pytest.mark.parametrize(

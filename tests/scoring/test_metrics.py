@@ -88,7 +88,7 @@ def test_max_is_the_best_of_255_thresholds_on_the_map_over_its_maximum(largest):
     assert score([(focus, mask)])["max"]["f"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_grey_mask_is_cut_by_each_protocol_in_its_way():
+def test_gray_mask_is_cut_by_each_protocol_in_its_way():
     focus = np.array([[255, 255, 0, 0]], np.uint8)
     mask = np.array([[255, 60, 60, 0]], np.uint8)
     image = metrics.score_counts("a", focus, mask)

@@ -1,4 +1,4 @@
-"""Schedules and optimisers against values worked out by hand."""
+"""Schedules and optimizers against values worked out by hand."""
 
 import jax
 import jax.numpy as jnp

@@ -24,7 +24,7 @@ NOTES = {"dataset": "dbd/cuhk", "license": "research only"}
 
 
 def random_variables(model, seed=0):
-    """Variables of the model's shapes without compiling its initialisation; variances positive."""
+    """Variables of the model's shapes without compiling its initialization; variances positive."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: np.abs(rng.normal(0.5, 0.1, leaf.shape)).astype(np.float32), weights.shapes(model))
 
