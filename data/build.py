@@ -13,12 +13,11 @@ import contextlib
 import fcntl
 import json
 import re
-import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 
@@ -26,88 +25,20 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
     sys.path.insert(0, ROOT)
 
-from data import checks, refocus, sources, synthetic, teachers, textures  # noqa: E402
+from data import checks, refocus, teachers  # noqa: E402
+from data.flags import beam_options, check_flags, parser, teacher_settings  # noqa: E402
+from data.plan import make_plan  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
 from jaxdbd.files import check_writable, is_file, os_errors_in_one_line, read_text  # noqa: E402
-from jaxdbd.paths import as_path, cache_folder, is_remote, local_path, mirror  # noqa: E402
+from jaxdbd.paths import as_path, cache_folder, is_remote, mirror  # noqa: E402
 from jaxdbd.startup import exit_status  # noqa: E402
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    names = [*sources.SOURCES, "synthetic", "refocused"]
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--dataset", required=True, choices=names)
-    p.add_argument("--manual_dir", type=local_path, help="the raw folder")
-    p.add_argument("--data_dir", type=as_path, help="where the shards go, gs:// too (default: ~/tensorflow_datasets)")
-    p.add_argument("--cache_dir", default="", help="where shards for gs:// are built first (default: the user's cache)")
-    p.add_argument("--overwrite", action="store_true", help="build again what is built already")
-    p.add_argument("--drop_duplicates", action="store_true", help="leave out training images that are also test images")
-    p.add_argument("--num_shards", type=int, help="files per split (default: by size)")
-    p.add_argument("--beam", action="store_true", help="build with Apache Beam")
-    p.add_argument("--beam_options", default="", help="options of Beam's runner, in one string")
-    p.add_argument("--describe", action="store_true", help="tell what a built dataset holds, and draw 24 examples")
-    p.add_argument("--sheet", type=local_path, help="where --describe draws them (default: DATASET_sheet.png)")
-
-    g = p.add_argument_group("teacher")
-    g.add_argument("--teacher", default="none", help="none | scene | dir:DIR | onnx:FILE | hf:MODEL (default: none)")
-    g.add_argument("--teacher_preset", choices=teachers.PRESETS, help="of an ONNX file (default: by the file's name)")
-    g.add_argument("--teacher_polarity", choices=["near", "far"], help="what a larger output means")
-    g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where an ONNX file leaves it open")
-    g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="subtracted from an ONNX input in [0, 1]")
-    g.add_argument("--teacher_std", type=_floats, metavar="R,G,B", help="what the rest is divided by")
-    g.add_argument(
-        "--teacher_features",
-        type=_names,
-        default=(),
-        metavar="NAME[,NAME]",
-        help="tensors of an ONNX file's graph, to be stored beside the depth",
-    )
-
-    g = p.add_argument_group("raw folders that differ from the published ones")
-    g.add_argument("--images", metavar="DIR[,DIR]", help="folder of photographs of each split, below --manual_dir")
-    g.add_argument("--masks", metavar="DIR[,DIR]", help="folder of masks of each split")
-    g.add_argument("--gt_white", choices=["blur", "focus"], help="what the masks draw white")
-    g.add_argument("--test_list", type=local_path, help="text file of the photographs to test on, one name a line")
-    g.add_argument("--train_list", type=local_path, help="the same to train on (default: all the others)")
-
-    g.add_argument(
-        "--allow_uniform_masks",
-        action="store_true",
-        help="build though no mask has both focus and blur",
-    )
-
-    g = p.add_argument_group("rendered datasets")
-    g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")
-    g.add_argument("--renderings", type=int, default=2, help="refocused: scenes per photograph (default: 2)")
-
-    g = p.add_argument_group("synthetic")
-    g.add_argument("--train_scenes", type=int, default=400)
-    g.add_argument("--test_scenes", type=int, default=60)
-    g.add_argument("--size", type=int, default=256)
-    g.add_argument("--textures", type=local_path, help="folder of all-in-focus photographs to use as textures")
-    return p
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, width = text.split("x")
-    return int(height), int(width)
-
-
-def _floats(text: str) -> tuple[float, ...]:
-    r, g, b = text.split(",")
-    return float(r), float(g), float(b)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
 
     def run() -> None:
-        args = parser().parse_args(argv)
+        args = parser(__doc__).parse_args(argv)
         try:
             (describe if args.describe else build)(args)
         except KeyboardInterrupt:
@@ -115,16 +46,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
 
     return exit_status(run)
-
-
-class Plan(NamedTuple):
-    """What a dataset is built from."""
-
-    splits: dict[str, list[Any]]  # scenes or pairs
-    load: Callable[[Any], dict]  # one of those to a record
-    source: sources.Source | None  # None: the scenes are drawn, there are no files to check
-    problems: list[str]  # known so far, a line each
-    raw: dict  # what the metadata says of them
 
 
 def build(args: argparse.Namespace) -> None:
@@ -184,19 +105,6 @@ def build(args: argparse.Namespace) -> None:
         tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
 
 
-def teacher_settings(args: argparse.Namespace) -> teachers.Settings:
-    """What the flags say of the teacher."""
-    return teachers.Settings(
-        args.teacher,
-        args.teacher_preset,
-        args.teacher_polarity,
-        args.teacher_size,
-        args.teacher_mean,
-        args.teacher_std,
-        args.teacher_features,
-    )
-
-
 def tell_of_depth(folder: Path, tells_auc: bool) -> None:
     """Prints how well nearness tells what is in focus, and warns of holes in the teacher's maps."""
     from data.describe import auc_line, holes_line, statistics
@@ -206,36 +114,6 @@ def tell_of_depth(folder: Path, tells_auc: bool) -> None:
             print(auc_line(split, figures["auc"]))
         if line := holes_line(split, figures["holes"]):
             print(f"warning: {line}; the loss leaves them out", file=sys.stderr)
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that cannot go together."""
-    if args.teacher == "scene" and args.dataset != "synthetic":
-        raise UserError(f"--teacher=scene knows the depth of synthetic scenes only, not of {args.dataset}")
-    if args.teacher.startswith("dir:") and args.dataset == "synthetic":
-        raise UserError(
-            "--teacher=dir:DIR goes by the names of photographs; for --dataset=synthetic use --teacher=scene"
-        )
-    if args.teacher == "none" and args.dataset == "refocused":
-        raise UserError("--dataset=refocused blurs by depth: give a teacher, dir:DIR, onnx:FILE or hf:MODEL")
-    if args.teacher_features and not args.teacher.startswith("onnx:"):
-        raise UserError(f"--teacher_features are tensors of an ONNX file: --teacher={args.teacher} has none")
-    if args.teacher_features and args.dataset == "refocused":
-        raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
-    if args.renderings < 1:
-        raise UserError(f"--renderings={args.renderings}: at least 1")
-    if args.num_shards is not None and args.num_shards < 1:
-        raise UserError(f"--num_shards={args.num_shards}: at least 1")
-
-
-def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
-    """What to build from, with every problem that shows before a file is opened."""
-    if args.dataset == "synthetic":
-        splits, raw = scenes(args)
-        return Plan(splits, synthetic.load, None, [], raw)
-    source, splits, problems, raw = pairs(args)
-    problems += teachers.missing_maps(settings, (p.image for split in splits.values() for p in split))
-    return Plan(splits, sources.load, source, problems, raw)
 
 
 def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
@@ -285,56 +163,6 @@ def write_shards(builder: Any, num_shards: int | None, overwrite: bool, runner: 
         )
 
 
-def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sources.Pair]], list[str], dict]:
-    """The source, the pairs of each split, the problems met so far, and what the metadata says of the raw files."""
-    if args.manual_dir is None:
-        raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder with its files")
-    if args.dataset == "refocused":
-        source = sources.REFOCUSED
-        splits, problems = sources.find_photographs(args.manual_dir, args.test_list, args.train_list)
-        lists = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
-        extra = {"renderings": args.renderings, "seed": args.seed}
-        extra |= {f"{which}_list": teachers.digest({"names": names}) for which, names in lists.items()}
-    else:
-        source = sources.customise(
-            sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
-        )
-        splits, problems = sources.find_pairs(source, args.manual_dir)
-        extra = {"masks_white": source.white}
-    sizes = [
-        [split, p.id, *(_size_of(path) for path in (p.image, p.mask) if path)]
-        for split, found in splits.items()
-        for p in found
-    ]
-    raw = {
-        "title": source.title,
-        **extra,
-        "files": teachers.digest({"sizes": sizes}),
-        "drop_duplicates": args.drop_duplicates,
-    }
-    return source, splits, problems, raw
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # the checks say what is wrong with it
-
-
-def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], dict]:
-    """The scenes of each split, and what the metadata says of them."""
-    if min(args.train_scenes, args.test_scenes) < 0 or args.train_scenes + args.test_scenes == 0:
-        raise UserError(f"--train_scenes={args.train_scenes} --test_scenes={args.test_scenes}: no scenes to render")
-    if args.size < 64:
-        raise UserError(f"--size={args.size}: scenes are at least 64 pixels wide")
-    if args.textures is not None:
-        textures.photographs(args.textures)  # fails here rather than in a worker
-    splits = synthetic.scenes(args.train_scenes, args.test_scenes, args.size, args.seed, args.textures)
-    raw = {"train": args.train_scenes, "test": args.test_scenes, "size": args.size, "seed": args.seed}
-    return splits, raw | {"textures": str(args.textures or "")}
-
-
 def data_folder(args: argparse.Namespace) -> epath.Path:
     """`--data_dir`, or where TFDS keeps datasets."""
     from tensorflow_datasets.core import constants
@@ -369,17 +197,6 @@ def built_from(folder: epath.Path | Path) -> dict | None:
     if not isinstance(metadata, dict):
         raise UserError(f"{path}: missing or damaged: build the dataset again with --overwrite")
     return metadata
-
-
-def beam_options(args: argparse.Namespace):
-    """Beam's options, None without `--beam`."""
-    if not args.beam:
-        return None
-    try:
-        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError("--beam needs apache-beam: pip install 'jaxdbd[beam]'") from None
-    return PipelineOptions(shlex.split(args.beam_options))
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class Finding:
     problem: str | None = None
     conversion: str | None = None  # what had to be done to the photograph
     remark: str = ""  # on the range of the photograph's values
-    grey_mask: bool = False  # the mask holds more than black and white
+    gray_mask: bool = False  # the mask holds more than black and white
     uniform: int | None = None  # the one value that the mask holds, 0 or 255
     fingerprint: bytes = b""  # perceptual hash of the photograph
 
@@ -121,8 +121,8 @@ def inspect(pair: sources.Pair) -> Finding:
             )
         return Finding(f"{shown(pair.image)}: {size[0]}x{size[1]}, but {name} is {width}x{height}")
     low, high = int(mask.min()), int(mask.max())
-    greys = bool(((mask != 0) & (mask != 255)).any())
-    return dataclasses.replace(finding, grey_mask=greys, uniform=low if low == high else None)
+    grays = bool(((mask != 0) & (mask != 255)).any())
+    return dataclasses.replace(finding, gray_mask=grays, uniform=low if low == high else None)
 
 
 def _inspect_photograph(path: Path) -> tuple[Finding, tuple[int, int], tuple[int, int]]:
@@ -174,15 +174,15 @@ def remarks(
     """Warnings about files that can be used: what was converted, thresholded, or differs from what was published."""
     out = []
     everything = [f for found in findings.values() for f in found]
-    grey = [
+    gray = [
         pair.mask
         for split in splits
         for pair, f in zip(splits[split], findings[split], strict=True)
-        if f.grey_mask and pair.mask
+        if f.gray_mask and pair.mask
     ]
-    if grey:
-        names = ", ".join(shown(mask.name) for mask in grey[:3]) + (", ..." if len(grey) > 3 else "")
-        out.append(f"{len(grey)} mask(s) hold greys and were cut at 127: {names}")
+    if gray:
+        names = ", ".join(shown(mask.name) for mask in gray[:3]) + (", ..." if len(gray) > 3 else "")
+        out.append(f"{len(gray)} mask(s) hold grays and were cut at 127: {names}")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):
         out.append(f"{count} photograph(s) {what}")
     out += [finding.remark for finding in everything if finding.remark]

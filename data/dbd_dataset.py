@@ -24,7 +24,7 @@ TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
     "refocused": sources.REFOCUSED.title,
 }
 # A record, with the teacher's features if it has some; and its nearness, float16 [h, w], None without a teacher.
-Labelled = tuple[dict, np.ndarray | None]
+Labeled = tuple[dict, np.ndarray | None]
 
 
 class DeterministicWriter(writer.ExampleWriter):
@@ -32,13 +32,13 @@ class DeterministicWriter(writer.ExampleWriter):
 
     def write(self, path, examples):
         """See `ExampleWriter.write`."""
-        return super().write(path, ((key, _in_order(serialised)) for key, serialised in examples))
+        return super().write(path, ((key, _in_order(serialized)) for key, serialized in examples))
 
 
-def _in_order(serialised: bytes) -> bytes:
+def _in_order(serialized: bytes) -> bytes:
     # Protocol buffers make their classes at run time, where no type checker sees them.
     example = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]
-    return example.FromString(serialised).SerializeToString(deterministic=True)
+    return example.FromString(serialized).SerializeToString(deterministic=True)
 
 
 # Not registered with TFDS: readers go by the files alone, and this class has nothing to read with.
@@ -118,8 +118,8 @@ with registered.skip_registration():
                 loaded = parallel_map(self._load, items, work)
                 made = map(example, label(loaded, self._teacher, self._cache))
             else:  # loading is quick here; the processes are for the rendering
-                labelled = label(map(self._load, items), self._teacher, self._cache)
-                made = parallel_map(self._render, labelled, work, len(items))
+                labeled = label(map(self._load, items), self._teacher, self._cache)
+                made = parallel_map(self._render, labeled, work, len(items))
             yield from map(keyed, made)
 
         def _beam_examples(self, items: list):
@@ -132,13 +132,13 @@ with registered.skip_registration():
 
 
 def make_examples(
-    items: list, load: Callable[..., dict], teacher: teachers.Settings, cache: Path, make: Callable[[Labelled], dict]
+    items: list, load: Callable[..., dict], teacher: teachers.Settings, cache: Path, make: Callable[[Labeled], dict]
 ) -> list[tuple[str, dict]]:
     """What one Beam worker does at a time: a batch of items to (key, example) of the dataset."""
-    return [keyed(make(labelled)) for labelled in label(map(load, items), teacher, cache)]
+    return [keyed(make(labeled)) for labeled in label(map(load, items), teacher, cache)]
 
 
-def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> Iterator[Labelled]:
+def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> Iterator[Labeled]:
     """Loaded records with the features and the nearness that the teacher gives them, batch by batch."""
     opened, records = teachers.open_teacher(teacher), iter(records)
     while batch := list(itertools.islice(records, teachers.BATCH)):
@@ -149,9 +149,9 @@ def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> I
         yield from ((record | found, depth) for record, found, depth in zip(batch, maps, depths, strict=True))
 
 
-def example(labelled: Labelled) -> dict:
+def example(labeled: Labeled) -> dict:
     """The example of a record that has its image and mask already."""
-    record, depth = labelled
+    record, depth = labeled
     out = {name: record[name] for name in record if name in ("id", "image", "mask") or name.startswith(PREFIX)}
     return out if depth is None else out | {"depth": depth[..., None]}
 

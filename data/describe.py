@@ -14,7 +14,7 @@ from rich.table import Table
 from scipy.stats import rankdata
 
 from jaxdbd.files import whole_file
-from jaxdbd.panels import grey, panel
+from jaxdbd.panels import gray, panel
 
 SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
 
@@ -104,7 +104,7 @@ def describe(folder: Path, sheet: Path) -> None:
         if line := holes_line(split, s["holes"]):
             print(line)
     draw_sheet(folder, sheet)
-    left_out = ", grey = left out of the loss" if rendered else ""
+    left_out = ", gray = left out of the loss" if rendered else ""
     print(f"examples (photograph; mask, white = in focus{left_out}; depth, white = near): {sheet}")
 
 
@@ -121,7 +121,7 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-    """Photograph, mask and, where there is one, depth, in at most SHOWN pixels. The mask is grey where not valid.
+    """Photograph, mask and, where there is one, depth, in at most SHOWN pixels. The mask is gray where not valid.
 
     Of a depth map black is far, or was not measured.
     """
@@ -129,7 +129,7 @@ def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     if "valid" in record:
         mask = np.where(_shrunk(record["valid"][..., 0]) > 127, mask, np.float32(0.5))
     maps = [mask, np.nan_to_num(record["depth"][..., 0])] if "depth" in record else [mask]
-    return [_shrunk(record["image"]), *map(grey, maps)]
+    return [_shrunk(record["image"]), *map(gray, maps)]
 
 
 def _shrunk(picture: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h2 w2 *c"]:

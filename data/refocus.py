@@ -82,7 +82,7 @@ def load(scene: Scene) -> dict:
     return {"id": scene.id, "seed": scene.seed} | sources.load_photograph(scene.image)
 
 
-def render(labelled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
+def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
     """Refocuses the photograph of a record through its nearness, [0, 1], of any size.
 
     Returns:
@@ -91,7 +91,7 @@ def render(labelled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
         rendering takes the nearness beside it.
     """
     cv2.setNumThreads(1)  # the builder already runs a process per core
-    record, depth = labelled
+    record, depth = labeled
     rng = np.random.default_rng(record["seed"])
     with Image.open(io.BytesIO(record["image"])) as file, in_turn(file.width * file.height):  # RGB, as records are
         file.load()
@@ -173,7 +173,7 @@ def linear(photo: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w 3"]:
 def boost_highlights(light: Float[np.ndarray, "h w 3"], times: float) -> Float[np.ndarray, "h w 3"]:
     """Gives pixels clipped to white the light they may have had, up to `times` as much, so that they draw bokeh.
 
-    All three channels must be bright: a clipped colour, made brighter, would no longer clip to itself where in focus.
+    All three channels must be bright: a clipped color, made brighter, would no longer clip to itself where in focus.
     """
     clipped = np.clip((light.min(2, keepdims=True) - CLIPPED) / (1 - CLIPPED), 0, 1)
     return light * (1 + (times - 1) * clipped**2)
@@ -188,7 +188,7 @@ def photograph(
         light: linear light of the sharp photograph, [0, inf).
         near: nearness, [0, 1].
         lens: what is in focus.
-        kernel: diameter in pixels -> normalised blur kernel.
+        kernel: diameter in pixels -> normalized blur kernel.
 
     Returns:
         Linear light; the shares of sharp and of blurred points. What lacks to 1 is between the two.
@@ -220,7 +220,7 @@ def photograph(
 
 
 def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens) -> np.ndarray:
-    """Colour, coverage 1, and the classes sharp and blurred: [h, w, 6]."""
+    """Color, coverage 1, and the classes sharp and blurred: [h, w, 6]."""
     coc, side = lens.coc(near), max(near.shape)
     return np.dstack([light, np.ones_like(near), coc <= LOW * side, coc >= HIGH * side]).astype(np.float32)
 

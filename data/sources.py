@@ -1,4 +1,4 @@
-"""Where each benchmark keeps its files, which colour it gives to blur, how it is split, and what is wrong with a copy.
+"""Where each benchmark keeps its files, which color it gives to blur, how it is split, and what is wrong with a copy.
 
 To add a benchmark, add an entry to `SOURCES`; everything else follows from it.
 """
@@ -273,7 +273,7 @@ def load_photograph(path: Path) -> dict:
 
 
 def read_mask(pair: Pair) -> Bool[np.ndarray, "h w"]:
-    """The mask of a pair that has one, true = in focus. Grey values count as white above 127.
+    """The mask of a pair that has one, true = in focus. Gray values count as white above 127.
 
     Raises UserError for what is no mask.
     """

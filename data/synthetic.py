@@ -46,7 +46,7 @@ class Plane:
     x and y run over [-0.5, 0.5] across the image.
     """
 
-    colour: Float[np.ndarray, "h w 3"]
+    color: Float[np.ndarray, "h w 3"]
     alpha: Float[np.ndarray, "h w"]
     at: float
     across: float = 0.0
@@ -110,7 +110,7 @@ def compose(rng: np.random.Generator, size: int, folder: Path | None) -> list[Pl
     wall = rng.random() < 0.25  # a slanted wall instead of a flat background
     background = Plane(texture(), whole, far + 0.25 * wall, across=wall * rng.choice([-1, 1]) * rng.uniform(0.3, 0.5))
     if rng.random() < 0.3:
-        background.colour = textures.add_lights(rng, background.colour)
+        background.color = textures.add_lights(rng, background.color)
     planes = [background]
     if rng.random() < 0.45:
         horizon = rng.uniform(-0.25, 0.2)
@@ -160,13 +160,13 @@ def photograph(
         planes: back to front.
         aperture: A, in pixels.
         focus: 1/d_f.
-        kernel: diameter in pixels -> normalised blur kernel.
+        kernel: diameter in pixels -> normalized blur kernel.
     """
-    light = np.zeros(planes[0].colour.shape, np.float32)
+    light = np.zeros(planes[0].color.shape, np.float32)
     sharp = np.zeros(light.shape[:2], np.float32)
     for plane in planes:
         coc = aperture * np.abs(plane.nearness() - focus)
-        layer = np.dstack([plane.colour * plane.alpha[..., None], plane.alpha])
+        layer = np.dstack([plane.color * plane.alpha[..., None], plane.alpha])
         layer = blur(layer, coc, kernel)
         alpha = layer[..., 3]
         light = layer[..., :3] + (1 - alpha[..., None]) * light

@@ -1,4 +1,4 @@
-"""Procedural textures and shapes for the synthetic scenes. Colours are linear light."""
+"""Procedural textures and shapes for the synthetic scenes. Colors are linear light."""
 
 import functools
 import os
@@ -23,11 +23,11 @@ def draw(rng: Generator, size: int) -> Texture:
     """A texture of a kind drawn at random, unevenly lit, with fine grain except on smooth surfaces."""
     kinds = [fractal, tiles, text, stripes, cells, leaves, grass, smooth]
     kind = kinds[rng.choice(len(kinds), p=KINDS)]
-    colour = kind(rng, size)
+    color = kind(rng, size)
     light = 0.6 + 0.8 * noise(rng, size, octaves=2, coarsest=2)
     strength = 0.05 if kind is smooth else rng.uniform(0.15, 0.5)
     grain = 1 + strength * (noise(rng, size, octaves=3, coarsest=size // 8) - 0.5) * 2
-    return (colour * (light * grain)[..., None]).astype(np.float32)
+    return (color * (light * grain)[..., None]).astype(np.float32)
 
 
 # fractal, tiles, text, stripes, cells, leaves, grass, smooth
@@ -47,7 +47,7 @@ def noise(rng: Generator, size: int, octaves: int, coarsest: int, persistence: f
 
 
 def palette(rng: Generator, count: int) -> Float[np.ndarray, "n 3"]:
-    """Colours that go together: hues around one or two centres, brightness spread."""
+    """Colors that go together: hues around one or two centers, brightness spread."""
     hue = (rng.choice(rng.uniform(0, 180, 2), count) + rng.normal(0, 12, count)) % 180
     saturation = 255 * rng.beta(1.6, 2.4, count)
     value = 255 * np.linspace(rng.uniform(0.1, 0.4), rng.uniform(0.6, 1.0), count)
@@ -56,10 +56,10 @@ def palette(rng: Generator, count: int) -> Float[np.ndarray, "n 3"]:
     return (rgb / np.float32(255)) ** np.float32(2.2)
 
 
-def ramp(colours: Float[np.ndarray, "n 3"], at: Float[np.ndarray, "*at"]) -> Float[np.ndarray, "*at 3"]:
-    """Colours interpolated at positions in [0, 1]."""
-    stops = np.linspace(0, 1, len(colours))
-    return np.stack([np.interp(at, stops, colours[:, c]) for c in range(3)], -1).astype(np.float32)
+def ramp(colors: Float[np.ndarray, "n 3"], at: Float[np.ndarray, "*at"]) -> Float[np.ndarray, "*at 3"]:
+    """Colors interpolated at positions in [0, 1]."""
+    stops = np.linspace(0, 1, len(colors))
+    return np.stack([np.interp(at, stops, colors[:, c]) for c in range(3)], -1).astype(np.float32)
 
 
 def fractal(rng: Generator, size: int) -> Texture:
@@ -117,37 +117,37 @@ def cells(rng: Generator, size: int) -> Texture:
     count = int(np.exp(rng.uniform(np.log(30), np.log(600))))
     seeds[rng.integers(0, size, count), rng.integers(0, size, count)] = 0
     distance, label = cv2.distanceTransformWithLabels(seeds, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    colours = ramp(palette(rng, 4), rng.random(label.max() + 1))
-    return colours[label.astype(int)] * (1 - 0.85 * (distance / distance.max())[..., None])
+    colors = ramp(palette(rng, 4), rng.random(label.max() + 1))
+    return colors[label.astype(int)] * (1 - 0.85 * (distance / distance.max())[..., None])
 
 
 def leaves(rng: Generator, size: int) -> Texture:
     """Dead leaves: overlapping shapes of all sizes, whose statistics are those of natural images (Lee et al. 2001)."""
     canvas = np.zeros((size, size, 3), np.float32)
-    colours = ramp(palette(rng, 5), rng.random(32)).astype(float)
+    colors = ramp(palette(rng, 5), rng.random(32)).astype(float)
     longest = size / rng.uniform(4, 10)
     for i in range(int(rng.integers(250, 500))):
         radius = 2 + longest * rng.random() ** 3
         if i < 60:
             radius = longest * rng.uniform(0.5, 1.5)  # cover the ground first
         axes = (int(radius) + 1, int(radius * rng.uniform(0.25, 1.0)) + 1)
-        centre = tuple(int(v) for v in rng.integers(0, size, 2))
-        cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), 0, 360, colours[rng.integers(32)], -1, cv2.LINE_AA)
+        center = tuple(int(v) for v in rng.integers(0, size, 2))
+        cv2.ellipse(canvas, center, axes, rng.uniform(0, 180), 0, 360, colors[rng.integers(32)], -1, cv2.LINE_AA)
     return canvas
 
 
 def grass(rng: Generator, size: int) -> Texture:
     """Strokes in one main direction: grass, fur, bark."""
-    colours = ramp(palette(rng, 4), rng.random(32)).astype(float)
-    canvas = np.ones((size, size, 3), np.float32) * colours[0].astype(np.float32)
+    colors = ramp(palette(rng, 4), rng.random(32)).astype(float)
+    canvas = np.ones((size, size, 3), np.float32) * colors[0].astype(np.float32)
     direction, spread = rng.uniform(0, np.pi), rng.uniform(0.05, 0.5)
     length = rng.uniform(0.05, 0.25) * size
     for _ in range(int(rng.integers(500, 1200))):
         start = rng.uniform(0, size, 2)
         angle = direction + rng.normal(0, spread)
         end = start + length * rng.uniform(0.3, 1) * np.array([np.cos(angle), np.sin(angle)])
-        colour = colours[rng.integers(32)]
-        cv2.line(canvas, _pixel(start), _pixel(end), colour.tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
+        color = colors[rng.integers(32)]
+        cv2.line(canvas, _pixel(start), _pixel(end), color.tolist(), int(rng.integers(1, 3)), cv2.LINE_AA)
     return canvas
 
 
@@ -179,13 +179,13 @@ def photographs(folder: Path) -> list[Path]:
     return files
 
 
-def add_lights(rng: Generator, colour: Texture) -> Texture:
+def add_lights(rng: Generator, color: Texture) -> Texture:
     """Small lamps and glints, far brighter than white: out of focus they draw the aperture."""
-    size, lit = colour.shape[0], colour.copy()
+    size, lit = color.shape[0], color.copy()
     for _ in range(int(rng.integers(5, 40))):
-        centre = tuple(int(v) for v in rng.integers(0, size, 2))
+        center = tuple(int(v) for v in rng.integers(0, size, 2))
         lamp = rng.uniform(8, 40) * (0.5 + 0.5 * rng.random(3))
-        cv2.circle(lit, centre, int(rng.integers(0, 3)), lamp.tolist(), -1)
+        cv2.circle(lit, center, int(rng.integers(0, 3)), lamp.tolist(), -1)
     return lit
 
 
@@ -199,34 +199,34 @@ def shape(rng: Generator, size: int, nearness: float) -> Field:
     fine = 4 * size
     canvas = np.zeros((fine, fine), np.uint8)
     radius = fine * rng.uniform(0.12, 0.24) * (0.6 + 0.9 * nearness)
-    centre = rng.uniform(0.12, 0.88, 2) * fine
+    center = rng.uniform(0.12, 0.88, 2) * fine
     kinds = [_blob, _box, _star, _tree, _fence, _letter]
     draw_shape = kinds[rng.choice(len(kinds), p=[0.3, 0.22, 0.12, 0.16, 0.08, 0.12])]
-    draw_shape(rng, canvas, centre, radius)
+    draw_shape(rng, canvas, center, radius)
     return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
-def _blob(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _blob(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     angle = np.linspace(0, 2 * np.pi, 180, endpoint=False)
     outline = 1 + sum(
         rng.normal(0, 0.25 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(1, rng.integers(2, 8))
     )
-    _fill(canvas, centre, radius * np.abs(outline), angle, rng.uniform(0.6, 1.6))
+    _fill(canvas, center, radius * np.abs(outline), angle, rng.uniform(0.6, 1.6))
 
 
-def _box(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _box(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     turn = rng.normal(0, 0.25)
-    _fill(canvas, centre, np.full(4, radius * 1.2), turn + np.pi / 4 + np.arange(4) * np.pi / 2, rng.uniform(0.4, 2.2))
+    _fill(canvas, center, np.full(4, radius * 1.2), turn + np.pi / 4 + np.arange(4) * np.pi / 2, rng.uniform(0.4, 2.2))
 
 
-def _star(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _star(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     points = 2 * int(rng.integers(4, 10))
     reach = radius * np.where(np.arange(points) % 2, rng.uniform(0.3, 0.7), rng.uniform(0.9, 1.3))
-    _fill(canvas, centre, reach, rng.uniform(0, 6) + np.arange(points) * 2 * np.pi / points, 1.0)
+    _fill(canvas, center, reach, rng.uniform(0, 6) + np.arange(points) * 2 * np.pi / points, 1.0)
 
 
-def _fill(canvas: np.ndarray, centre: np.ndarray, reach: np.ndarray, angle: np.ndarray, aspect: float) -> None:
-    points = np.stack([reach * np.cos(angle) * aspect**0.5, reach * np.sin(angle) / aspect**0.5], -1) + centre
+def _fill(canvas: np.ndarray, center: np.ndarray, reach: np.ndarray, angle: np.ndarray, aspect: float) -> None:
+    points = np.stack([reach * np.cos(angle) * aspect**0.5, reach * np.sin(angle) / aspect**0.5], -1) + center
     cv2.fillPoly(canvas, [points.astype(np.int32)], 255)
 
 
@@ -235,7 +235,7 @@ def _pixel(at: np.ndarray) -> tuple[int, int]:
     return x, y
 
 
-def _tree(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _tree(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     """A stem from the lower edge that forks, with leaves at the tips."""
 
     def grow(at: np.ndarray, angle: float, length: float, width: float, forks: int) -> None:
@@ -248,23 +248,23 @@ def _tree(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float)
         for _ in range(int(rng.integers(2, 4))):
             grow(tip, angle + rng.normal(0, 0.6), length * rng.uniform(0.55, 0.8), width * 0.65, forks - 1)
 
-    foot = np.array([centre[0], canvas.shape[0]])
-    grow(foot, -np.pi / 2 + rng.normal(0, 0.1), canvas.shape[0] - centre[1], radius / 8, 3)
+    foot = np.array([center[0], canvas.shape[0]])
+    grow(foot, -np.pi / 2 + rng.normal(0, 0.1), canvas.shape[0] - center[1], radius / 8, 3)
 
 
-def _fence(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _fence(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     pitch = radius * rng.uniform(0.25, 0.6)
     bar = int(pitch * rng.uniform(0.25, 0.6))
-    top = int(centre[1] - radius * 0.5)
+    top = int(center[1] - radius * 0.5)
     for x in np.arange(rng.uniform(0, pitch), canvas.shape[1], pitch):
         cv2.rectangle(canvas, (int(x), top), (int(x) + bar, canvas.shape[0]), 255, -1)
     cv2.rectangle(canvas, (0, top + bar), (canvas.shape[1], top + 2 * bar), 255, -1)
 
 
-def _letter(rng: Generator, canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
+def _letter(rng: Generator, canvas: np.ndarray, center: np.ndarray, radius: float) -> None:
     word = "".join(chr(c) for c in rng.integers(65, 91, rng.integers(1, 4)))
     scale = radius / 14
-    left = (int(centre[0] - radius * 0.7 * len(word)), int(centre[1] + radius * 0.7))
+    left = (int(center[0] - radius * 0.7 * len(word)), int(center[1] + radius * 0.7))
     cv2.putText(canvas, word, left, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, int(radius / 3))
 
 

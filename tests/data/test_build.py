@@ -14,7 +14,7 @@ from fake_benchmark import mask, write_benchmark, write_pair
 from PIL import Image
 from tensorflow_datasets.core import constants
 
-from data import build, describe
+from data import build, describe, flags
 from jaxdbd.decoding import ORIENTATION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +225,7 @@ def test_mistakes_are_one_line(args, message, tmp_path, capsys):
 
 
 def test_without_a_data_dir_shards_go_where_tfds_keeps_datasets():
-    args = build.parser().parse_args(["--dataset=synthetic"])
+    args = flags.parser(None).parse_args(["--dataset=synthetic"])
     assert build.data_folder(args) == Path(constants.DATA_DIR)
 
 

@@ -85,7 +85,7 @@ def test_the_shards_hold_what_predict_sees(tmp_path, capsys):
     deep = color.astype(np.uint16) * 257
     pair(tmp_path, "float.tif", color[..., 0].astype(np.float32) / 255)
     pair(tmp_path, "alpha.png", np.dstack([color, 255 - half()]))
-    pair(tmp_path, "grey.png", deep[..., 0])
+    pair(tmp_path, "gray.png", deep[..., 0])
     pair(tmp_path, "dark.png", color[..., 0].astype(np.uint16) * 16)
     for name in ("planes", "negative"):
         pair(tmp_path, f"{name}.tif")

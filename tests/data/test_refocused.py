@@ -56,8 +56,8 @@ def test_boosted_highlights_clip_to_white_again():
     dark = refocus.linear(pixels) <= refocus.CLIPPED
     np.testing.assert_array_equal(boosted[dark], pixels[dark])
     assert (boosted >= pixels).all()
-    colour = np.float32([[[1.0, 0.5, 0.2]]])
-    np.testing.assert_array_equal(refocus.boost_highlights(colour, 6.0), colour)
+    color = np.float32([[[1.0, 0.5, 0.2]]])
+    np.testing.assert_array_equal(refocus.boost_highlights(color, 6.0), color)
 
 
 def test_focused_far_the_near_square_spills_over_the_ground():
@@ -100,8 +100,8 @@ def test_soft_steps_of_nearness_stain_nothing_either():
 
 @pytest.mark.parametrize("focus", [0.0, 0.5, 1.0])
 def test_no_seams_on_a_slope(focus):
-    grey = np.full((200, 200, 3), 128, np.uint8)
-    light, _ = refocus.photograph(refocus.linear(grey), ramp(), Lens(15.0, focus), disk)
+    gray = np.full((200, 200, 3), 128, np.uint8)
+    light, _ = refocus.photograph(refocus.linear(gray), ramp(), Lens(15.0, focus), disk)
     assert np.abs(synthetic.encode_srgb(light).astype(int) - 128).max() <= 2
 
 
@@ -281,7 +281,7 @@ def test_describe(built, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     assert build.main(["--dataset=refocused", f"--data_dir={built}", "--describe", f"--sheet={sheet}"]) == 0
     out = capsys.readouterr().out
-    assert "grey = left out of the loss" in out
+    assert "gray = left out of the loss" in out
     assert "inverted" not in out
     assert sheet.exists()
 

@@ -120,19 +120,19 @@ def test_bytes_of_an_ordinary_photograph_are_kept(tmp_path):
 def convertible():
     """(name, image, saving options, what comes out)."""
     rgb = photograph(3)
-    grey = rgb[..., 0]
+    gray = rgb[..., 0]
     palette = Image.fromarray(rgb).quantize(16)
     cmyk = Image.fromarray(rgb).convert("CMYK")
-    alpha = np.dstack([rgb, np.full_like(grey, 99)])
+    alpha = np.dstack([rgb, np.full_like(gray, 99)])
     turned = Image.Exif()
     turned[ORIENTATION] = 6  # shown turned a quarter clockwise
-    three_greys = np.dstack([grey] * 3)
-    yield "grey.png", Image.fromarray(grey), {}, three_greys
+    three_grays = np.dstack([gray] * 3)
+    yield "gray.png", Image.fromarray(gray), {}, three_grays
     yield "palette.png", palette, {}, np.asarray(palette.convert("RGB"))
     yield "cmyk.tif", cmyk, {}, np.asarray(cmyk.convert("RGB"))
     over_white = Image.alpha_composite(Image.new("RGBA", alpha.shape[1::-1], "white"), Image.fromarray(alpha))
     yield "alpha.png", Image.fromarray(alpha), {}, np.asarray(over_white.convert("RGB"))
-    yield "deep.png", Image.fromarray(grey.astype(np.uint16) * 257), {}, three_greys
+    yield "deep.png", Image.fromarray(gray.astype(np.uint16) * 257), {}, three_grays
     yield "plain.bmp", Image.fromarray(rgb), {}, rgb
     yield "turned.png", Image.fromarray(rgb), {"exif": turned}, np.rot90(rgb, -1)
 
@@ -210,14 +210,14 @@ def test_inspect_names_each_fault(tmp_path):
     assert inspect(tmp_path).problem is None
 
 
-def test_grey_masks_are_cut_at_127_and_counted(tmp_path, capsys):
+def test_gray_masks_are_cut_at_127_and_counted(tmp_path, capsys):
     write_benchmark(tmp_path, 3)
-    grey = np.tile(np.uint8([0] * 16 + list(range(120, 136)) + [255] * 16), (32, 1))
-    Image.fromarray(grey).save(tmp_path / "gt" / "photo01.png")
+    gray = np.tile(np.uint8([0] * 16 + list(range(120, 136)) + [255] * 16), (32, 1))
+    Image.fromarray(gray).save(tmp_path / "gt" / "photo01.png")
     splits, problems = sources.find_pairs(FOLDER, tmp_path)
-    np.testing.assert_array_equal(sources.read_mask(splits["train"][1]), grey >= 128)
+    np.testing.assert_array_equal(sources.read_mask(splits["train"][1]), gray >= 128)
     checks.check(FOLDER, splits, problems, drop_duplicates=False)
-    assert "1 mask(s) hold greys and were cut at 127: photo01.png" in capsys.readouterr().err
+    assert "1 mask(s) hold grays and were cut at 127: photo01.png" in capsys.readouterr().err
 
 
 def test_copies_across_splits_are_found_and_dropped(tmp_path, capsys):

@@ -39,7 +39,7 @@ def test_render_shapes_types_and_range():
 
 @pytest.mark.parametrize("shape", ["round", "blades", "gaussian"])
 @pytest.mark.parametrize("diameter", [0.3, 1.0, 2.0, 7.5, 24.0])
-def test_kernels_sum_to_one_and_are_centred(diameter, shape):
+def test_kernels_sum_to_one_and_are_centered(diameter, shape):
     kernel = disk(diameter, shape, blades=6, turn=0.3)
     assert kernel.sum() == pytest.approx(1, abs=1e-5)
     offset = np.arange(kernel.shape[0]) - kernel.shape[0] // 2
@@ -64,7 +64,7 @@ def test_coc_follows_the_thin_lens():
     size, aperture = 65, 30.0
     for at, focus in ((0.2, 0.7), (0.9, 0.5)):
         plane = flat(size, at, 0.0)
-        plane.colour[size // 2, size // 2] = 1.0
+        plane.color[size // 2, size // 2] = 1.0
         light, in_focus = synthetic.photograph([plane], aperture, focus, disk)
         diameter = aperture * abs(at - focus)
         assert light[..., 0].max() == pytest.approx(1 / (np.pi * diameter**2 / 4), rel=0.06)
@@ -75,9 +75,9 @@ def test_coc_follows_the_thin_lens():
 def test_plane_at_the_focus_is_untouched_and_in_focus():
     rng = np.random.default_rng(0)
     plane = flat(32, 0.6)
-    plane.colour = rng.random((32, 32, 3), np.float32)
+    plane.color = rng.random((32, 32, 3), np.float32)
     light, in_focus = synthetic.photograph([plane], 40.0, 0.6, disk)
-    np.testing.assert_array_equal(light, plane.colour)
+    np.testing.assert_array_equal(light, plane.color)
     assert in_focus.all()
 
 
@@ -138,8 +138,8 @@ def test_textures_are_finite_light_with_detail(kind):
     assert light.shape == (128, 128, 3)
     assert np.isfinite(light).all()
     assert light.min() >= 0
-    grey = light.mean(-1).astype(np.float32)
-    assert np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 3)).mean() > 0.003  # blurring it would show
+    gray = light.mean(-1).astype(np.float32)
+    assert np.abs(gray - cv2.GaussianBlur(gray, (0, 0), 3)).mean() > 0.003  # blurring it would show
 
 
 def test_textures_from_photographs(tmp_path):

@@ -7,8 +7,8 @@ from fake_benchmark import photograph
 from fake_teacher import onnx_teacher
 from test_teachers import record
 
-from data import build, features, teachers
-from data.teachers import Settings
+from data import build, teachers
+from data.teachers import Settings, features, onnx_file
 from jaxdbd.errors import UserError
 
 pytest.importorskip("onnx", reason="needs the optional extra: pip install 'jaxdbd[onnx]'")
@@ -46,8 +46,8 @@ def test_features_are_the_tensors_and_depth_is_the_same_without_them(tmp_path, b
 
 def test_the_teacher_runs_once_for_depth_and_features_and_never_for_what_is_cached(tmp_path, monkeypatch):
     path = onnx_teacher(tmp_path / "m.onnx")
-    runs, run = [], teachers._run
-    monkeypatch.setattr(teachers, "_run", lambda session, images, *rest: runs.append(1) or run(session, images, *rest))
+    runs, run = [], onnx_file._run
+    monkeypatch.setattr(onnx_file, "_run", lambda session, images, *rest: runs.append(1) or run(session, images, *rest))
     records = [record(i) for i in range(4)]
     first = teachers.open_teacher(settings(path, "half"))
     teachers.nearness(first, records[:2], tmp_path / "cache")

@@ -8,7 +8,8 @@ from fake_benchmark import photograph
 from PIL import Image
 
 from data import teachers
-from data.teachers import Settings, Teacher
+from data.teachers import Settings, Teacher, folder, stretch
+from data.teachers.onnx_file import IMAGENET_MEAN
 from jaxdbd.errors import UserError
 
 
@@ -51,7 +52,7 @@ def record(seed, name=None, image=None):
     return {"id": name or f"photo{seed}", "image": buffer.getvalue(), "key": f"{seed:064x}"}
 
 
-def test_onnx_teacher_preprocesses_normalises_and_turns_to_nearness(tmp_path):
+def test_onnx_teacher_preprocesses_normalizes_and_turns_to_nearness(tmp_path):
     path = onnx_file(tmp_path / "m.onnx")
     image = photograph(1, 16, 16)
     expected = ((image / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.4, 0.25]).mean(-1)
@@ -85,7 +86,7 @@ def test_presets_by_name_and_by_flag(tmp_path):
     path = onnx_file(tmp_path / "m.onnx", shape=("n", 3, "h", "w"))
     midas = teachers.open_teacher(Settings(f"onnx:{path}", preset="midas"))
     assert (midas.polarity, midas.identity["size"]) == ("near", [256, 256])
-    assert midas.identity["mean"] == pytest.approx(teachers.IMAGENET_MEAN)
+    assert midas.identity["mean"] == pytest.approx(IMAGENET_MEAN)
     assert len(midas.identity["sha256"]) == 64
 
 
@@ -93,14 +94,14 @@ def test_onnx_teacher_says_what_it_lacks(tmp_path):
     (tmp_path / "text.onnx").write_text("not a model")
     fixed = onnx_file(tmp_path / "fixed.onnx")
     free = onnx_file(tmp_path / "free.onnx", shape=("n", 3, "h", "w"))
-    grey = onnx_file(tmp_path / "grey.onnx", shape=("n", 1, 16, 16))
+    gray = onnx_file(tmp_path / "gray.onnx", shape=("n", 1, 16, 16))
     for spec, more, message in [
         (tmp_path / "none.onnx", {}, "no teacher file"),
         (tmp_path / "text.onnx", {"polarity": "near"}, "not a model"),
         (fixed, {}, "--teacher_polarity"),
         (fixed, {"polarity": "near", "size": (8, 8)}, "takes 16x16 only"),
         (free, {"polarity": "near"}, "--teacher_size"),
-        (grey, {"polarity": "near"}, "its input is"),
+        (gray, {"polarity": "near"}, "its input is"),
     ]:
         with pytest.raises(UserError, match=message):
             teachers.open_teacher(Settings(f"onnx:{spec}", **more))
@@ -187,46 +188,46 @@ def test_folder_of_depth_maps_says_what_is_wrong(tmp_path):
 
 
 def test_maps_of_many_pixels_are_thinned_and_holes_stay_holes(monkeypatch):
-    monkeypatch.setattr(teachers, "MOST_DEPTH", 100)
+    monkeypatch.setattr(folder, "MOST_DEPTH", 100)
     depth = np.arange(1, 1201).reshape(40, 30)
     depth[10:20] = 0
     # 1,200 pixels are twelve times too many, so every fourth row and column stays.
-    np.testing.assert_array_equal(teachers.thinned(depth), depth[[2, 6, 10, 14, 18, 22, 26, 30, 34, 38]][:, 2::4])
-    np.testing.assert_array_equal(teachers.thinned(depth[:10, :10]), depth[:10, :10])
+    np.testing.assert_array_equal(folder.thinned(depth), depth[[2, 6, 10, 14, 18, 22, 26, 30, 34, 38]][:, 2::4])
+    np.testing.assert_array_equal(folder.thinned(depth[:10, :10]), depth[:10, :10])
 
 
 def test_zero_is_no_measurement_where_it_stands_apart():
     depth = np.linspace(500, 5000, 48, dtype=np.float32).reshape(6, 8)
     depth[2, 3] = 0
-    assert np.argwhere(teachers.unmeasured(depth)).tolist() == [[2, 3]]
+    assert np.argwhere(stretch.unmeasured(depth)).tolist() == [[2, 3]]
     planes = np.float32([[0, 1000, 1000], [3000, 3000, 0]])
-    np.testing.assert_array_equal(teachers.unmeasured(planes), planes == 0)
+    np.testing.assert_array_equal(stretch.unmeasured(planes), planes == 0)
     for whole in (
         np.linspace(0, 1, 48).reshape(6, 8),  # stretched to begin at 0
         np.arange(256.0).reshape(16, 16) // 2 * 255 // 127,  # as 8 bits are, with several zeros
         np.linspace(1, 2, 48).reshape(6, 8),
         np.zeros((6, 8)),
     ):
-        assert not teachers.unmeasured(whole).any()
+        assert not stretch.unmeasured(whole).any()
     stretched = np.linspace(100, 255, 48).reshape(6, 8)
     stretched[0, :3] = 0
-    assert teachers.unmeasured(stretched).sum() == 3
+    assert stretch.unmeasured(stretched).sum() == 3
 
 
 def test_holes_do_not_stretch_the_rest_and_near_maps_have_none():
     depth = np.float32([[0, 12, 14], [16, 0, 13]])
     camera = Teacher({"name": "dir:d"}, "far", list, slow=False, holes=True)
     expected = [[np.nan, 1, 0.5], [0, np.nan, 0.75]]
-    np.testing.assert_array_equal(teachers.unit_nearness(depth, camera, "a"), np.float16(expected))
+    np.testing.assert_array_equal(stretch.unit_nearness(depth, camera, "a"), np.float16(expected))
     disparity = Teacher({"name": "dir:d"}, "near", list, slow=False)
-    np.testing.assert_array_equal(teachers.unit_nearness(depth, disparity, "a"), np.float16(depth / 16))
+    np.testing.assert_array_equal(stretch.unit_nearness(depth, disparity, "a"), np.float16(depth / 16))
     with pytest.raises(UserError, match="same depth everywhere"):
-        teachers.unit_nearness(np.float32([[0, 5], [5, 5]]), camera, "a")
+        stretch.unit_nearness(np.float32([[0, 5], [5, 5]]), camera, "a")
 
 
 def test_holes_are_filled_with_what_is_beside_them():
     near = np.float16([[0.1, np.nan, 0.9], [0.1, np.nan, 0.9]])
-    filled = teachers.fill_holes(near)
+    filled = stretch.fill_holes(near)
     np.testing.assert_array_equal(filled[:, [0, 2]], near[:, [0, 2]])
     assert set(filled[:, 1].tolist()) <= {float(near[0, 0]), float(near[0, 2])}
 
