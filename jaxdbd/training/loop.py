@@ -1,7 +1,6 @@
 """The training loop, which survives being stopped."""
 
 import contextlib
-import dataclasses
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -9,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,45 +16,27 @@ import optax
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 
 from jaxdbd import sharding, weights
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, write_whole
-from jaxdbd.inference import Prediction, probability_and_nearness
-from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.features import Shapes
-from jaxdbd.input.features import shapes as feature_shapes
-from jaxdbd.input.geometry import to_size
-from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, open_parts, reduced, training_batches
+from jaxdbd.inference import probability_and_nearness
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.panels import example_panel
 from jaxdbd.paths import as_path
-from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
+from jaxdbd.training.data import Data, next_batch, open_data
 from jaxdbd.training.features import Params, make_adapters, with_adapters
+from jaxdbd.training.keeper import Keeper, Maps, evaluate
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
 from jaxdbd.training.spool import Spool
-from jaxdbd.training.step import Metrics, TrainState, create_state, evaluation_variables, train_step
+from jaxdbd.training.step import Metrics, TrainState, create_state, train_step
 from jaxdbd.training.stopping import stop_notices
 
-Maps = Float[Array, "b s s"]
-
-PANEL_ROWS = 8
 PROFILE_AFTER, PROFILE_STEPS = 5, 5  # the first steps compile and fill buffers
-
-
-class Data(NamedTuple):
-    """What a run reads, and for how long."""
-
-    batches: grain.DatasetIterator  # of this process's share
-    held_out: dict[str, Sequence[dict]]  # records that are evaluated, by dataset; none without an eval_split
-    distils: bool  # whether the loss has depth terms
-    features: Shapes  # of the teacher's feature maps that the loss has terms for
-    updates: int  # of the optimizer, over the whole run
 
 
 class Steps(NamedTuple):
@@ -109,44 +89,6 @@ def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, in
     return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
 
 
-def open_data(config: ml_collections.ConfigDict) -> Data:
-    """The training batches of this process's share, and the records to evaluate.
-
-    Raises UserError for a dataset that is not there, or one without depth or features where the loss asks for them.
-    """
-    parts = open_parts(config.dataset, config.train_split, config.data_dir, config.cache_dir)
-    held_out = {}
-    if config.eval_split:
-        dataset = config.eval_dataset or config.dataset
-        evaluated = open_parts(dataset, config.eval_split, config.data_dir, config.cache_dir)
-        held_out = dict(zip(dataset.split("+"), evaluated, strict=True))
-    distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
-    if distils and not any("depth" in records[0] for records in parts):
-        raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
-    features = feature_shapes(parts) if config.feature_weight else {}
-    if config.feature_weight and not features:
-        raise UserError(
-            f"{config.dataset} was built without a teacher's features: build it with --teacher_features, or set "
-            "--config.feature_weight=0"
-        )
-    if config.mixture and len(config.mixture) != len(parts):
-        raise UserError(f"config.mixture: {len(config.mixture)} shares for the {len(parts)} parts of {config.dataset}")
-    count = sum(map(len, parts))
-    batches = training_batches(
-        parts,
-        size=config.size,
-        batch_size=config.batch_size // config.accumulate // jax.process_count(),
-        seed=config.seed,
-        augmentation=Augmentation(**config.augment),
-        mixture=config.mixture,
-        features=features,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    updates = config.steps or max(config.epochs * count // config.batch_size, 1)
-    return Data(batches, held_out, distils, features, updates)
-
-
 def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
     """The learning rate by update."""
     return make_schedule(config.schedule, peak=config.learning_rate, steps=updates, warmup_steps=config.warmup_steps)
@@ -193,15 +135,6 @@ def compile_steps(
     )
 
 
-def next_batch(data: Data) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays that a step takes, and the ids of their images."""
-    batch = next(data.batches)
-    ids = batch.pop("id")
-    if not data.distils:
-        batch.pop("depth", None)
-    return batch, ids
-
-
 def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
     """The metrics of a dispatched step as numbers, once the device has them; {} for None.
 
@@ -217,65 +150,6 @@ def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
             "untouched: lower config.learning_rate, or set config.clip_norm, and start again"
         )
     return metrics
-
-
-def evaluate(
-    predict: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]],
-    parts: dict[str, Sequence[dict]],
-    size: int,
-    batch_size: int,
-) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
-    """Scores of the records of each dataset, and a panel of the first few of all.
-
-    `predict` is that of `Steps`, bound. The scores are those of `quick_scores`, averaged over the datasets, each with
-    the same weight; where there are several, also each one's own as `<dataset>/<measure>`.
-    """
-    each = {name: quick_scores(predict, records, size, batch_size) for name, records in parts.items()}
-    measures = next(iter(each.values())).keys()
-    scores = {m: float(np.mean([s[m] for s in each.values() if m in s])) for m in measures}
-    if len(each) > 1:
-        scores |= {f"{name}/{m}": value for name, s in each.items() for m, value in s.items()}
-    shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
-    examples, predictions = [], []
-    for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
-        focus, depth = jax.device_get(predict(batch["image"]))
-        rows = [reduced(example, MOST_SHOWN) for example in rows]
-        for i, example in enumerate(rows):
-            shape = example.mask.shape
-            near = None if depth is None else to_size(depth[i], shape)
-            predictions.append(Prediction(to_size(focus[i], shape), near))
-        examples += rows
-    return scores, example_panel(examples, predictions)
-
-
-@dataclasses.dataclass
-class Keeper:
-    """Evaluates a run, and keeps its best weights and its checkpoints on disk."""
-
-    best: float  # the least evaluation MAE so far
-    gather: Callable[[weights.Variables], weights.Variables]  # a whole copy on every device
-    evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]] | None
-    save_weights: Callable[[weights.Variables, float], None]  # variables and threshold
-    save_checkpoint: Callable[[int, TrainState, dict[str, float] | None], None]
-    log: RunLog
-
-    def keep(self, step: int, state: TrainState, evaluates: bool) -> None:
-        """Starts a checkpoint, after an evaluation if `evaluates`. Without held-out records the newest weights stay."""
-        scores = None
-        if evaluates and self.evaluate is not None:
-            variables = self.gather(evaluation_variables(state))
-            scores, panel = self.evaluate(variables)
-            self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
-            self.log.image(step, "eval/panel", panel)
-            shown = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
-            self.log.message(f"step {step}: {shown} (ddff)")
-            if scores["mae"] < self.best:
-                self.best = scores["mae"]
-                self.save_weights(variables, scores["threshold"])
-        elif self.evaluate is None:
-            self.save_weights(self.gather(evaluation_variables(state)), 0.5)
-        self.log.publish(wait=True)  # a run that goes on from this checkpoint finds the curves up to it
-        self.save_checkpoint(step, state, scores)
 
 
 def make_keeper(

@@ -1,0 +1,80 @@
+"""What a run keeps of itself: scores, its best weights, and checkpoints."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from jaxdbd import weights
+from jaxdbd.inference import Prediction
+from jaxdbd.input.geometry import to_size
+from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, reduced
+from jaxdbd.panels import example_panel
+from jaxdbd.scoring.maps import quick_scores
+from jaxdbd.training.logs import RunLog
+from jaxdbd.training.step import TrainState, evaluation_variables
+
+Maps = Float[Array, "b s s"]
+
+PANEL_ROWS = 8
+
+
+def evaluate(
+    predict: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]],
+    parts: dict[str, Sequence[dict]],
+    size: int,
+    batch_size: int,
+) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
+    """Scores of the records of each dataset, and a panel of the first few of all.
+
+    `predict` is that of `Steps`, bound. The scores are those of `quick_scores`, averaged over the datasets, each with
+    the same weight; where there are several, also each one's own as `<dataset>/<measure>`.
+    """
+    each = {name: quick_scores(predict, records, size, batch_size) for name, records in parts.items()}
+    measures = next(iter(each.values())).keys()
+    scores = {m: float(np.mean([s[m] for s in each.values() if m in s])) for m in measures}
+    if len(each) > 1:
+        scores |= {f"{name}/{m}": value for name, s in each.items() for m, value in s.items()}
+    shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
+    examples, predictions = [], []
+    for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
+        focus, depth = jax.device_get(predict(batch["image"]))
+        rows = [reduced(example, MOST_SHOWN) for example in rows]
+        for i, example in enumerate(rows):
+            shape = example.mask.shape
+            near = None if depth is None else to_size(depth[i], shape)
+            predictions.append(Prediction(to_size(focus[i], shape), near))
+        examples += rows
+    return scores, example_panel(examples, predictions)
+
+
+@dataclasses.dataclass
+class Keeper:
+    """Evaluates a run, and keeps its best weights and its checkpoints on disk."""
+
+    best: float  # the least evaluation MAE so far
+    gather: Callable[[weights.Variables], weights.Variables]  # a whole copy on every device
+    evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]] | None
+    save_weights: Callable[[weights.Variables, float], None]  # variables and threshold
+    save_checkpoint: Callable[[int, TrainState, dict[str, float] | None], None]
+    log: RunLog
+
+    def keep(self, step: int, state: TrainState, evaluates: bool) -> None:
+        """Starts a checkpoint, after an evaluation if `evaluates`. Without held-out records the newest weights stay."""
+        scores = None
+        if evaluates and self.evaluate is not None:
+            variables = self.gather(evaluation_variables(state))
+            scores, panel = self.evaluate(variables)
+            self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
+            self.log.image(step, "eval/panel", panel)
+            shown = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
+            self.log.message(f"step {step}: {shown} (ddff)")
+            if scores["mae"] < self.best:
+                self.best = scores["mae"]
+                self.save_weights(variables, scores["threshold"])
+        elif self.evaluate is None:
+            self.save_weights(self.gather(evaluation_variables(state)), 0.5)
+        self.log.publish(wait=True)  # a run that goes on from this checkpoint finds the curves up to it
+        self.save_checkpoint(step, state, scores)
