@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
             "blurred": 0.0,
             "refocused": 0.0,
             "pasted": 0.0,
+            "veiled": 0.0,
             "shrunk": 0.0,
             "gray": 0.0,
             "noise": 0.0,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import Image, ImageEnhance
 
 from jaxdbd.input.features import covered
 from jaxdbd.input.geometry import WHOLE, Box, View, crop_and_resize, resize
+
+MIXED = 0.2  # choice of ours: a pixel half of whose light is from a blurred thing, give or take this, is of no class
+VEILS = (0.006, 0.03)  # radius of the disc of what is laid over blurred, of the side; 2 to 10 pixels of 320
 
 cv2.setNumThreads(1)  # the pipeline already runs one example per thread
 
@@ -28,9 +32,12 @@ class Augmentation:
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
+    veiled: float = (
+        0.0  # share that gets what is in focus of another photograph laid over it out of focus, mask 0 there
+    )
     shrunk: float = 0.0  # share reduced up to three times and, at the end, enlarged again: small photographs are soft
     gray: float = 0.0  # share without color
-    noise: float = 0.0  # largest standard deviation of added noise, in grey levels
+    noise: float = 0.0  # largest standard deviation of added noise, in gray levels
     jpeg: float = 0.0  # share compressed again, at quality 40 to 95
 
 
@@ -111,7 +118,7 @@ def add_sky(view: View, rng: np.random.Generator) -> View:
     outline = cv2.resize(knots, (size, 1), interpolation=hills_or_roofs)
     skyline = size * (rng.uniform(0.1, 0.7) + rng.uniform(0, 0.1) * outline)
     alpha = np.clip(skyline - np.arange(size, dtype=np.float32)[:, None], 0, 1).astype(np.float32)
-    # Blue or grey above, paler at the horizon; clear or with soft clouds.
+    # Blue or gray above, paler at the horizon; clear or with soft clouds.
     zenith = rng.uniform(90, 255) * (1 - rng.uniform() * np.array([0.7, 0.4, 0.0]))
     horizon = zenith + rng.uniform() * (rng.uniform(180, 255) - zenith)
     height = np.linspace(0, 1, size)[:, None, None]
@@ -125,14 +132,27 @@ def add_sky(view: View, rng: np.random.Generator) -> View:
     )
 
 
-def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
-    """Blurs a whole photograph with a disc of `radius` pixels in linear light, as a lens out of focus does."""
+def linear(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:
+    """Linear light in [0, 1], by a gamma of 2.2."""
+    return cv2.LUT(image, (np.arange(256, dtype=np.float32) / 255) ** 2.2)
+
+
+def developed(light: Float32[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The inverse of `linear`."""
+    return (cv2.pow(np.clip(light, 0, 1), 1 / 2.2) * 255 + 0.5).astype(np.uint8)
+
+
+def disc(radius: float) -> Float32[np.ndarray, "k k"]:
+    """What a lens out of focus makes of a point: an even disc of `radius` pixels, of sum 1."""
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disc = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
-    linear = (np.arange(256, dtype=np.float32) / 255) ** 2.2
-    blurred = cv2.filter2D(cv2.LUT(image, linear), -1, disc / disc.sum(), borderType=cv2.BORDER_REFLECT)
-    return (cv2.pow(np.clip(blurred, 0, 1), 1 / 2.2) * 255 + 0.5).astype(np.uint8)
+    values = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)
+    return values / values.sum()
+
+
+def defocus(image: UInt8[np.ndarray, "h w 3"], radius: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Blurs a whole photograph with a disc of `radius` pixels in linear light, as a lens out of focus does."""
+    return developed(cv2.filter2D(linear(image), -1, disc(radius), borderType=cv2.BORDER_REFLECT))
 
 
 def random_blur(image: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "s s 3"]:
@@ -164,7 +184,27 @@ def paste(below: View, above: View) -> View:
     return View(image, np.maximum(below.mask, above.mask), depth, valid, features)
 
 
-def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
+def veil(below: View, above: View, radius: float) -> View:
+    """Lays what is in focus of the photograph `above` over the one `below`, of one size, blurred by a disc.
+
+    A pixel is out of focus where most of its light is from the blurred one, and does not count where some of it is.
+    """
+    alpha = cv2.GaussianBlur(above.mask.astype(np.float32) / 255, (0, 0), len(below.mask) / 512)
+    layer = np.dstack([linear(above.image) * alpha[..., None], alpha])
+    layer = cv2.filter2D(layer, -1, disc(radius), borderType=cv2.BORDER_REFLECT)
+    alpha = np.clip(layer[..., 3], 0, 1)
+    image = developed(linear(below.image) * (1 - alpha[..., None]) + layer[..., :3])
+    mask = np.where(alpha < 0.5, below.mask, np.uint8(0))
+    uncertain = (np.abs(alpha - 0.5) < MIXED) & (below.mask > 0)
+    valid = np.where(uncertain, np.uint8(0), np.uint8(255) if below.valid is None else below.valid)
+    valid = np.where(alpha >= 0.5 + MIXED, np.uint8(255), valid)
+    depth = below.depth
+    if depth is not None and above.depth is not None:
+        depth = cv2.blendLinear(depth, above.depth, 1 - alpha, alpha)
+    return View(image, mask, depth, valid, below.features and covered(below.features, alpha))
+
+
+def jitter_colors(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UInt8[np.ndarray, "h w 3"]:
     """Changes brightness, contrast and saturation by factors in 1 +- amount."""
     picture = Image.fromarray(image)
     for change in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -173,7 +213,7 @@ def jitter_colours(image: UInt8[np.ndarray, "h w 3"], amount: float, rng) -> UIn
 
 
 def add_noise(image: UInt8[np.ndarray, "h w 3"], sigma: float, rng) -> UInt8[np.ndarray, "h w 3"]:
-    """Adds Gaussian noise of `sigma` grey levels, in whole levels."""
+    """Adds Gaussian noise of `sigma` gray levels, in whole levels."""
     noise = np.empty((image.shape[0], image.size // image.shape[0]), np.int16)  # sigma is for one channel
     cv2.setRNGSeed(int(rng.integers(2**31)))  # of this thread's generator, thrice as fast as NumPy's
     cv2.randn(noise, np.zeros(1), np.full(1, sigma))
@@ -187,8 +227,15 @@ def compress(image: UInt8[np.ndarray, "h w 3"], quality: int) -> UInt8[np.ndarra
     return np.asarray(Image.open(buffer))
 
 
-def augment(view: View, size: int, settings: Augmentation, rng: np.random.Generator, above: View | None = None) -> View:
-    """One random view of a photograph, at size x size. The same part of `above`, another one, is pasted over it."""
+def augment(
+    view: View,
+    size: int,
+    settings: Augmentation,
+    rng: np.random.Generator,
+    above: View | None = None,
+    lay: Callable[[View, View], View] = paste,
+) -> View:
+    """One random view of a photograph, at size x size, with the same part of `above`, another one, laid over it."""
     if settings.tiled and rng.random() < settings.tiled:
         part = random_part(view.mask, size, rng)
         if part is not None:
@@ -204,7 +251,7 @@ def augment(view: View, size: int, settings: Augmentation, rng: np.random.Genera
     if settings.sky and view.mask.mean() > 254 and rng.random() < settings.sky:
         view = add_sky(view, rng)
     if above is not None:
-        view = paste(view, crop_and_resize(above, size, box, settings.flip and rng.random() < 0.5))
+        view = lay(view, crop_and_resize(above, size, box, settings.flip and rng.random() < 0.5))
     image, mask, depth, valid, features = view
     if settings.sharp <= kind < settings.sharp + settings.blurred:
         image, mask, valid, features = random_blur(image, rng), np.zeros_like(mask), None, None
@@ -218,7 +265,7 @@ def augment(view: View, size: int, settings: Augmentation, rng: np.random.Genera
         side = round(size * rng.uniform(1 / 3, 1))
         image = resize(image, (side, side))
     if settings.jitter:
-        image = jitter_colours(image, settings.jitter, rng)
+        image = jitter_colors(image, settings.jitter, rng)
     if settings.gray and rng.random() < settings.gray:
         image = np.asarray(Image.fromarray(image).convert("L").convert("RGB"))
     if settings.noise:

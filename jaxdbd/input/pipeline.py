@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,7 +17,7 @@ from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.decoding import MOST_PIXELS
 from jaxdbd.errors import UserError
-from jaxdbd.input.augment import Augmentation, augment
+from jaxdbd.input.augment import VEILS, Augmentation, augment, paste, veil
 from jaxdbd.input.features import PREFIX, Shapes
 from jaxdbd.input.geometry import View, crop_and_resize
 from jaxdbd.input.shards import local_data_dir, open_builder
@@ -25,7 +26,7 @@ from jaxdbd.parallel import in_turn
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
 # Pixels of the longer side, choices of ours: the network sees a tenth of the first, a panel a quarter of the second.
 MOST_TRAINED, MOST_SHOWN = 4096, 1024
-# The flags for grey have no bit but that of the size.
+# The flags for gray have no bit but that of the size.
 REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
 BATCH_PIXELS = 100_000_000  # of the masks that wait for a batch to be evaluated, choice of ours
 
@@ -161,12 +162,14 @@ def training_row(
     extras: Collection[str],
     features: Shapes,
 ) -> dict:
-    """A random view of one record, over which another of `records` may be pasted."""
+    """A random view of one record, over which another of `records` may be laid, sharp or blurred."""
     example = decode_reduced(record, MOST_TRAINED)
-    above = None
-    if rng.random() < augmentation.pasted:
+    above, lay, kind = None, paste, rng.random()
+    if kind < augmentation.pasted + augmentation.veiled:
         above = decode_reduced(records[int(rng.integers(len(records)))], MOST_TRAINED).view(features)
-    return to_row(example.id, augment(example.view(features), size, augmentation, rng, above), extras, features)
+    if above is not None and kind >= augmentation.pasted:
+        lay = partial(veil, radius=size * np.exp(rng.uniform(*np.log(VEILS))))
+    return to_row(example.id, augment(example.view(features), size, augmentation, rng, above, lay), extras, features)
 
 
 def evaluation_row(example: Example, size: int) -> dict:
@@ -234,6 +237,7 @@ def training_batches(
     """
     # Rows of one batch hold the same arrays, whichever part they come from.
     extras = {name for name in ("depth", "valid") if any(name in records[0] for records in parts)}
+    extras |= {"valid"} if augmentation.veiled else set()
 
     def rows_of(number, records):
         def row(record, rng):

@@ -11,12 +11,13 @@ from jaxdbd.input.augment import (
     augment,
     compress,
     defocus,
-    jitter_colours,
+    jitter_colors,
     paste,
     random_box,
     random_region,
     sharp_box,
     tile,
+    veil,
 )
 from jaxdbd.input.geometry import View, crop_and_resize, resize
 
@@ -31,9 +32,9 @@ def rng():
 @pytest.fixture(scope="module")
 def ramp():
     """A photograph, mask and depth that all show the same horizontal ramp, at different resolutions."""
-    grey = np.linspace(0, 255, 120).astype(np.uint8)[None].repeat(80, 0)
+    gray = np.linspace(0, 255, 120).astype(np.uint8)[None].repeat(80, 0)
     depth = np.linspace(0, 1, 60, dtype=np.float32)[None].repeat(40, 0)
-    return View(grey[..., None].repeat(3, -1), grey, depth, None)
+    return View(gray[..., None].repeat(3, -1), gray, depth, None)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -127,6 +128,25 @@ def test_a_sky_lies_above_what_is_wholly_in_focus(rng):
     np.testing.assert_array_equal(augment(View(image, in_focus, near, None), 96, settings, rng)[0], image)
 
 
+def test_a_veil_is_out_of_focus_and_leaves_the_rest():
+    white, gray = (np.full((96, 96, 3), v, np.uint8) for v in (255, 100))
+    left = np.zeros((96, 96), np.uint8)
+    left[:, :48] = 255
+    far, near = (np.full((96, 96), v, np.float32) for v in (0.0, 1.0))
+    sharp = np.full((96, 96), 255, np.uint8)
+    image, mask, depth, valid, _ = veil(View(gray, sharp, far, None), View(white, left, near, None), radius=6.0)
+    # By symmetry half of the light at the border is white, in linear light; six pixels to either side there is none.
+    for column, share, focus, counts in ((40, 1, 0, True), (47, 0.5, None, False), (56, 0, 255, True)):
+        light = (image[48, column : column + 2].astype(float) / 255).mean() ** 2.2
+        np.testing.assert_allclose(light, share + (1 - share) * (100 / 255) ** 2.2, atol=0.02)
+        np.testing.assert_allclose(depth[48, column : column + 2].mean(), share, atol=0.02)
+        assert (valid[:, column] == 255 * counts).all()
+        assert focus is None or (mask[:, column] == focus).all()
+    # What was blurred stays so, and counts.
+    *_, valid, _ = veil(View(gray, np.zeros_like(left), far, None), View(white, left, near, None), radius=6.0)
+    assert (valid == 255).all()
+
+
 def test_a_shrunk_photograph_is_soft_and_keeps_its_mask(rng, ramp):
     fine = rng.integers(0, 2, (96, 96, 1), dtype=np.uint8).repeat(3, -1) * np.uint8(255)
     mask = (rng.random((96, 96)) < 0.5) * np.uint8(255)
@@ -191,18 +211,18 @@ def test_refocusing_blurs_a_region_and_only_there_empties_the_mask(rng):
 
 
 def test_pasting_lays_one_photographs_focus_over_another():
-    grey, red = np.full((60, 60, 3), 100, np.uint8), np.full((60, 60, 3), (200, 0, 0), np.uint8)
+    gray, red = np.full((60, 60, 3), 100, np.uint8), np.full((60, 60, 3), (200, 0, 0), np.uint8)
     below_mask, above_mask = np.zeros((2, 60, 60), np.uint8)
     below_mask[:15] = 255
     above_mask[30:, :30] = 255  # the lower left quarter
     near, far = np.full((60, 60), 0.9, np.float32), np.full((60, 60), 0.2, np.float32)
-    image, mask, depth, *_ = paste(View(grey, below_mask, near, None), View(red, above_mask, far, None))
+    image, mask, depth, *_ = paste(View(gray, below_mask, near, None), View(red, above_mask, far, None))
     np.testing.assert_array_equal(image[34:, :26], np.broadcast_to([200, 0, 0], (26, 26, 3)))
     np.testing.assert_array_equal(image[:, 34:], 100)
     np.testing.assert_array_equal(mask, np.maximum(below_mask, above_mask))
     np.testing.assert_allclose(depth[34:, :26], 0.2, atol=1e-4)
     np.testing.assert_allclose(depth[:26], 0.9, atol=1e-4)
-    assert paste(View(grey, below_mask, None, None), View(red, above_mask, None, None)).depth is None
+    assert paste(View(gray, below_mask, None, None), View(red, above_mask, None, None)).depth is None
 
 
 def test_another_photograph_is_pasted_with_the_same_part_in_view(ramp, rng):
@@ -267,10 +287,10 @@ def test_what_does_not_count_goes_with_the_photograph(ramp, rng):
     assert paste(crop_and_resize(ramp, 64), same).valid[:, :30].max() == 0
 
 
-def test_colour_noise_and_compression_stay_small(rng):
+def test_color_noise_and_compression_stay_small(rng):
     image = np.full((64, 64, 3), 128, np.uint8)
     noisy = add_noise(image, 5.0, rng).astype(float)
     assert noisy.std() == pytest.approx(5.0, rel=0.05)
     assert noisy.mean() == pytest.approx(128, abs=0.3)
-    assert np.abs(jitter_colours(image, 0.1, rng).astype(int) - 128).max() <= 14
+    assert np.abs(jitter_colors(image, 0.1, rng).astype(int) - 128).max() <= 14
     assert np.abs(compress(image, 90).astype(int) - 128).max() <= 2
