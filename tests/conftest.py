@@ -26,9 +26,13 @@ install_import_hook(["jaxdbd", "data"], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# The files that take longest, begun first, so that no worker is left with one of them while the other has nothing to do.
+LONGEST = ["test_loop.py", "test_stored_runs.py", "test_large.py", "test_feature_distillation.py"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the file that takes longest first, so that the other worker can do all else meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_loop.py")
+    """Sorts the files that take longest to the front."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
