@@ -26,7 +26,7 @@ install_import_hook(["jaxdbd", "data"], "beartype.beartype")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# The files that take longest, begun first, so that no worker is left with one of them while the other has nothing to do.
+# The files that take longest: begun first, so that no worker is left with one of them while the other has nothing to do
 LONGEST = ["test_loop.py", "test_stored_runs.py", "test_large.py", "test_feature_distillation.py"]
 
 
