@@ -1,10 +1,16 @@
-"""The shift of a focus map that `tools.calibrate` chooses."""
+"""How `tools.calibrate` averages weights, and the shift of the focus map that it chooses."""
 
 import numpy as np
 import pytest
 
 from jaxdbd.scoring.metrics import count_levels
-from tools.calibrate import SHIFTS, mean_errors, shifted
+from tools.calibrate import SHIFTS, averaged, mean_errors, shifted
+
+
+def test_weights_count_by_their_shares():
+    first, second = ({"params": {"kernel": np.full((2, 3), v, np.float32)}} for v in (1.0, 5.0))
+    np.testing.assert_allclose(averaged([first, second], [1, 3])["params"]["kernel"], 4.0)
+    np.testing.assert_allclose(averaged([first, second], [2, 2])["params"]["kernel"], 3.0)
 
 
 def test_a_shift_moves_the_logit_and_is_undone_by_its_opposite():

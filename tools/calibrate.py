@@ -1,11 +1,11 @@
 """Makes the weights that ship from those of trainings: averaged, at another size, a shifted focus map, half the bytes.
 
-    python -m tools.calibrate --weights DIR [DIR ...] --out=FILE --data_dir=DIR [--size=640] [--split=...]
+    python -m tools.calibrate --weights DIR [DIR ...] --out=FILE --data_dir=DIR [--shares S ...] [--size=352]
 
-Weights of two stages of which one went on from the other can be averaged (Wortsman et al., ICML 2022), and a network
-that is trained on crops of one size is better applied at a larger one (Touvron et al., NeurIPS 2019). A constant is
-added to the logits of the focus map: the one with the least mean error on the validation photographs, each dataset
-counting as much as another. The threshold is that of the best F there.
+Weights of two stages of which one went on from the other can be averaged: what the second forgot of the first comes
+back (Wortsman et al., CVPR 2022). A network that is trained on crops of one size is better applied at a larger one
+(Touvron et al., NeurIPS 2019). A constant is added to the logits of the focus map: the one with the least mean error
+on the validation photographs, each dataset counting as much as another. The threshold is that of the best F there.
 """
 
 import argparse
@@ -28,6 +28,12 @@ from jaxdbd.startup import exit_status
 
 SHIFTS = [i / 4 for i in range(-4, 13)]  # that are tried
 BATCH = 4
+
+
+def averaged(variables: Sequence[weights.Variables], shares: Sequence[float]) -> weights.Variables:
+    """The mean of weights of one network, each counting by its share."""
+    shares = [share / sum(shares) for share in shares]
+    return jax.tree.map(lambda *each: sum(np.float32(s) * x for s, x in zip(shares, each, strict=True)), *variables)
 
 
 def shifted(p: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
@@ -57,6 +63,7 @@ def main() -> None:
         "--weights", required=True, nargs="+", help=".safetensors files or trainings' folders, all of one network"
     )
     parser.add_argument("--out", required=True, type=as_path, help="FILE.safetensors")
+    parser.add_argument("--shares", nargs="+", type=float, help="of each of the weights in the average (equal)")
     parser.add_argument("--size", type=int, help="side of the square that the network will see (as trained)")
     parser.add_argument("--shift", type=float, help="of the logits (chosen on the split)")
     parser.add_argument("--dataset", default="dbd/cuhk+dbd/refocused")
@@ -70,7 +77,10 @@ def main() -> None:
         raise UserError(f"--size={size}: {model.encoder} takes multiples of {model.multiple}")
     if any(other != model for other in others):
         raise UserError("--weights: these are of different networks; give those of one")
-    variables = jax.tree.map(lambda *each: sum(each) / len(each), *(v for _, v in networks))
+    shares = args.shares or [1.0] * len(networks)
+    if len(shares) != len(networks) or sum(shares) <= 0:
+        raise UserError(f"--shares: {len(shares)} numbers for {len(networks)} weights, or none above 0")
+    variables = averaged([v for _, v in networks], shares)
 
     shifts = SHIFTS if args.shift is None else [args.shift]
     parts = [count(model, variables, records) for records in open_parts(args.dataset, args.split, args.data_dir)]
