@@ -96,7 +96,8 @@ def test_forward_costs_no_more_arithmetic_than_it_did(encoder, full_resolution, 
     assert flops / 2e9 == pytest.approx(gmac, rel=0.01)
 
 
-@pytest.mark.parametrize("encoder", ["lite0", pytest.param("vgg16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["lite0", "vgg16"])
 def test_no_operation_that_a_cpu_is_slow_at(encoder):
     text = lowered(encoder, encoder == "vgg16", 64, train=True).as_text()
     # Grouped convolutions, and max-pool's gradient: 30 and 20 times slower there than what convolutions.py has instead.

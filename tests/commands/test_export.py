@@ -140,6 +140,7 @@ def test_onnx_graph_of_other_networks(fields, tmp_path):
     assert all(np.ptp(output) > 0.01 for output in run(export.sample_images(SIDE)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOTH)
 def test_file_that_differs_is_an_error_and_not_kept(weights_file, tmp_path, monkeypatch, name):
     def other(to_bytes):

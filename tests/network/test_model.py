@@ -168,6 +168,7 @@ def test_parameters_and_statistics_are_float32_under_bfloat16(images):
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_switches_remove_what_they_name(images):
     def names(**fields):
         shapes = jax.eval_shape(small(**fields).init, jax.random.key(0), images)["params"]

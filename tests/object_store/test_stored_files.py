@@ -152,6 +152,7 @@ def test_a_half_upload_is_no_dataset(store, built, home):
     assert {n: after[n] for n in before} == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_cache_is_one_line(data_dir, home, monkeypatch):
     usage = shutil.disk_usage(home)
     with monkeypatch.context() as patch:

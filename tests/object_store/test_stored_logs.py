@@ -23,6 +23,7 @@ pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxd
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")
 
 
+@pytest.mark.slow
 def test_logs_go_on_from_the_stores_copy(store, home):
     workdir = as_path("gs://bucket/logs")
     for machine, (start, stop) in enumerate([(0, 7), (4, 10)]):  # killed after step 7; the last checkpoint is of step 4

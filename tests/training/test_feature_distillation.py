@@ -132,6 +132,7 @@ def test_the_step_adds_the_weighted_term_and_trains_the_adapters(stepped):
     assert "adapters" in state.ema["params"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_adapters_and_goes_on_exactly(stepped, tmp_path):
     take, before = stepped
     batch, data = random_batch(), iter(grain.MapDataset.range(9).to_iter_dataset())
@@ -148,6 +149,7 @@ def test_a_checkpoint_holds_the_adapters_and_goes_on_exactly(stepped, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, undisturbed)
 
 
+@pytest.mark.slow
 def test_padding_and_unknown_rows_do_not_count(stepped):
     take, _ = stepped
     batch = random_batch()
