@@ -18,11 +18,11 @@ import numpy as np
 import skimage.data
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from scipy.stats import spearmanr
 
 import jaxdbd
 from data import refocus, synthetic
 from data.teachers import fill_holes
+from jaxdbd.scoring.depth import depth_scores
 from jaxdbd.startup import exit_status
 
 SCENES, SEED = 16, 7
@@ -66,9 +66,8 @@ def figures(name: str, views: Sequence[np.ndarray], scenes: Sequence[Scene], dis
     maps = jaxdbd.predict(model, variables, [scene.photo for scene in scenes])
     errors = [np.abs(p.focus - scene.mask)[scene.valid].mean() for p, scene in zip(maps, scenes, strict=True)]
     line += f", refocused MAE {np.mean(errors):.4f}"
-    measured = np.isfinite(disparity)
     if seen[0].depth is not None:
-        line += f", depth Spearman {spearmanr(seen[0].depth[measured], disparity[measured])[0]:.3f}"
+        line += f", depth Spearman {depth_scores(seen[0].depth, disparity)['spearman']:.3f}"
     return line
 
 

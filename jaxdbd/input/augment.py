@@ -32,9 +32,7 @@ class Augmentation:
     blurred: float = 0.0  # share blurred as a whole until nothing is in focus, mask all 0
     refocused: float = 0.0  # share of which a random region is blurred, mask 0 there
     pasted: float = 0.0  # share that gets what is in focus of another photograph laid over it
-    veiled: float = (
-        0.0  # share that gets what is in focus of another photograph laid over it out of focus, mask 0 there
-    )
+    veiled: float = 0.0  # share that gets the same laid over it, but blurred, mask 0 there
     shrunk: float = 0.0  # share reduced up to three times and, at the end, enlarged again: small photographs are soft
     gray: float = 0.0  # share without color
     noise: float = 0.0  # largest standard deviation of added noise, in gray levels

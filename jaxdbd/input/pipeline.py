@@ -167,8 +167,8 @@ def training_row(
     above, lay, kind = None, paste, rng.random()
     if kind < augmentation.pasted + augmentation.veiled:
         above = decode_reduced(records[int(rng.integers(len(records)))], MOST_TRAINED).view(features)
-    if above is not None and kind >= augmentation.pasted:
-        lay = partial(veil, radius=size * np.exp(rng.uniform(*np.log(VEILS))))
+        if kind >= augmentation.pasted:
+            lay = partial(veil, radius=size * np.exp(rng.uniform(*np.log(VEILS))))
     return to_row(example.id, augment(example.view(features), size, augmentation, rng, above, lay), extras, features)
 
 

@@ -3,18 +3,15 @@
 import importlib.util
 import time
 
-import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from object_store.objects import names, remove
+from training.test_checkpoint import read, write
 
-from jaxdbd import files, sharding
+from jaxdbd import files
 from jaxdbd.errors import UserError
 from jaxdbd.paths import as_path, filesystem
-from jaxdbd.training import checkpoint
 from jaxdbd.training.logs import RunLog, read_metrics
 from jaxdbd.training.loop import train
 from jaxdbd.training.spool import Spool
@@ -59,41 +56,11 @@ def test_events_are_cut_into_files_that_can_be_sent_whole(store, home, monkeypat
     assert len(names("gs://bucket/events/tensorboard")) == 4
 
 
-CONFIG = {"encoder": "lite0", "optimizer": "adamw", "ema_decay": 0.9, "accumulate": 1, "model": {"sab": True}}
-
-
-def make_state(step: int) -> dict:
-    return {"step": jnp.int32(step), "params": {"kernel": jnp.full((4, 3), float(step))}}
-
-
-def make_data():
-    return iter(grain.MapDataset.range(100).seed(0).shuffle().batch(2).to_iter_dataset())
-
-
-def save(folder: str, *steps: int, metrics: dict[str, float] | None = None) -> None:
-    manager, data = checkpoint.open_manager(folder, 10), make_data()
-    for step in range(1, max(steps) + 1):
-        next(data)
-        if step in steps:
-            checkpoint.save(manager, step, make_state(step), data, CONFIG, metrics)
-    manager.close()
-
-
-def restore(folder: str):
-    manager, data = checkpoint.open_manager(folder, 10), make_data()
-    shapes = jax.eval_shape(lambda: make_state(0))
-    placement = sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False)
-    try:
-        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), data, CONFIG), data
-    finally:
-        manager.close()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["data gone", "truncated", "meta garbled", "not committed"])
 def test_a_damaged_checkpoint_is_passed_over_and_can_be_written_again(store, how, capfd):
     folder = f"gs://bucket/{how.replace(' ', '_')}"
-    save(folder, 1, 2, 3)
+    write(folder)
     inside = {n for n in names(folder) if n.startswith("3/")}
     if how == "data gone":
         for name in inside:
@@ -109,39 +76,39 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_written_again(store, how
     else:  # what a kill leaves
         remove(f"{folder}/3/commit_success.txt")
     capfd.readouterr()
-    state, data = restore(folder)
+    state, data = read(folder)
     assert int(state["step"]) == 2
     assert data.get_state() == {"next_index": 2}
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
     if how != "not committed":
         assert len(warnings) == 1
         assert warnings[0].startswith(f"warning: checkpoint {folder}/3 is damaged, passed over")
-    save(folder, 3)
-    state, data = restore(folder)
+    write(folder, (3,))
+    state, data = read(folder)
     assert int(state["step"]) == 3
 
 
 @pytest.mark.slow
 def test_metrics_that_cannot_be_read_set_their_checkpoint_aside_in_a_store(store, capfd):
     folder = "gs://bucket/metrics"
-    save(folder, 1, 2, metrics={"mae": 0.3})
+    write(folder, (1, 2), maes={1: 0.3, 2: 0.3})
     files.write_whole(as_path(f"{folder}/2/metrics/metrics"), "")
     capfd.readouterr()
-    assert int(restore(folder)[0]["step"]) == 1
+    assert int(read(folder)[0]["step"]) == 1
     assert f"warning: checkpoint {folder}/2 is damaged, passed over (its metrics" in capfd.readouterr().err
-    assert int(restore(folder)[0]["step"]) == 1  # what is left of it harms nobody
+    assert int(read(folder)[0]["step"]) == 1  # what is left of it harms nobody
     assert "warning" not in capfd.readouterr().err
-    save(folder, 2, metrics={"mae": 0.2})
-    assert int(restore(folder)[0]["step"]) == 2
+    write(folder, (2,), maes={2: 0.2})
+    assert int(read(folder)[0]["step"]) == 2
     for step in "12":
         files.write_whole(as_path(f"{folder}/{step}/metrics/metrics"), "")
     with pytest.raises(UserError, match=f"no checkpoint in {folder} can be read"):
-        restore(folder)
+        read(folder)
     assert {f"{step}/commit_success.txt" for step in "12"} <= names(folder)
 
 
 def test_a_store_that_goes_away_is_not_taken_for_damage(store, monkeypatch):
-    save("gs://bucket/away", 1, 2)
+    write("gs://bucket/away", (1, 2))
 
     def gone(*_, **__):
         raise ValueError("UNAVAILABLE: connection refused")
@@ -149,8 +116,8 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(store, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager.restore", gone)
         with pytest.raises(UserError, match="the store does not give checkpoint 2"):
-            restore("gs://bucket/away")
-    assert int(restore("gs://bucket/away")[0]["step"]) == 2
+            read("gs://bucket/away")
+    assert int(read("gs://bucket/away")[0]["step"]) == 2
 
 
 def test_checkpoints_on_another_scheme_are_refused_before_anything_is_done(built, tmp_path, monkeypatch):
