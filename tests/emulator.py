@@ -2,9 +2,10 @@
 
     python tests/emulator.py PORT DIR
 
-TensorStore wants the generation of what it reads, and conditional reads and writes; the emulator has none of them. The
-bucket `forbidden` refuses everything, and `slow` takes SECONDS to accept an object, so that a kill can hit an upload;
-while a file HURRY lies beside the objects, it is as fast as the others.
+TensorStore wants the generation of what it reads, and conditional reads and writes; the emulator has none of them. Its
+own files are replaced as a whole here, so that it can be killed and started again. The bucket `forbidden` refuses
+everything, and `slow` takes SECONDS to accept an object, so that a kill can hit an upload; while a file HURRY lies
+beside the objects, it is as fast as the others.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -69,6 +71,7 @@ def _answers(address: str) -> bool:
 
 def main(port: int, folder: str) -> None:
     """Serves until it is killed."""
+    from gcp_storage_emulator import storage
     from gcp_storage_emulator.exceptions import NotFound
     from gcp_storage_emulator.handlers import buckets, objects
 
@@ -96,7 +99,14 @@ def main(port: int, folder: str) -> None:
             return
         insert(request, response, storage, *args, **kwargs)
 
+    def write_whole(self, rel, content):
+        written, target = self._disk_path(f".part{threading.get_ident()}"), self._disk_path(rel)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        written.write_bytes(content)
+        written.replace(target)
+
     objects.download, objects.insert = download_if, insert_if
+    storage._FileStore.write_bytes = write_whole
     from gcp_storage_emulator import server  # its table of handlers is made when it is imported
 
     class Handler(server.RequestHandler):
