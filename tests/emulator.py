@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,8 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
+from ports import free_port
+
 BUCKETS = ("bucket", "slow")
 SECONDS = 0.4
 HURRY = "hurry"
@@ -31,10 +32,7 @@ HURRY = "hurry"
 @contextlib.contextmanager
 def running_store(folder: Path, port: int | None = None) -> Iterator[tuple[dict[str, str], subprocess.Popen]]:
     """Within, a store that keeps its objects in `folder` runs; yields the environment for clients, and the process."""
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = port or free_port()
     process = subprocess.Popen([sys.executable, __file__, str(port), str(folder)])
     address = f"http://127.0.0.1:{port}"
     try:

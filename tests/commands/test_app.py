@@ -18,6 +18,7 @@ import pytest
 from browser import addresses, find, picture, text, until
 from drawn_network import drawn
 from PIL import Image
+from ports import free_port
 
 from jaxdbd import weights
 from jaxdbd.__main__ import main
@@ -32,9 +33,7 @@ class Served:
     """A running `jaxdbd app`."""
 
     def __init__(self, folder: Path, weights_file: Path, *flags: object):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.address, self.count, self.log = f"http://127.0.0.1:{self.port}", folder / "count", folder / "log"
         self.uploads = folder / "tmp"
         self.uploads.mkdir()

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import tiny
 from emulator import HURRY, SECONDS, running_store
 from object_store.objects import names
+from ports import free_port
 from training.test_loop import STEPS, assert_close, finish, losses, wait_for_step
 
 from jaxdbd import files, weights
@@ -93,10 +93,7 @@ def test_killed_and_resumed_on_empty_machines_ends_bit_identical(data_dir, undis
 
 def start_two(tmp_path: Path, workdir: str, data_dir: str) -> list[subprocess.Popen]:
     """Two processes with two devices each, on machines that share nothing but the store."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    flags = (f"--coordinator=localhost:{port}", "--process_count=2")
+    flags = (f"--coordinator=localhost:{free_port()}", "--process_count=2")
     return [start(tmp_path / f"host{i}", workdir, data_dir, *flags, f"--process_id={i}", devices=2) for i in range(2)]
 
 

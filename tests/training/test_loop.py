@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 import tiny
 from drawn_network import drawn
 from flax import linen as nn
+from ports import free_port
 
 from data import build
 from jaxdbd import weights
@@ -64,10 +64,7 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> str:
 
 def start_two(data_dir: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
     """Two processes with two devices each that train together."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    flags = (*flags, f"--coordinator=localhost:{port}", "--process_count=2")
+    flags = (*flags, f"--coordinator=localhost:{free_port()}", "--process_count=2")
     return [start(data_dir, workdir, *flags, f"--process_id={i}", devices=2) for i in range(2)]
 
 
