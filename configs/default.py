@@ -23,25 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
     c.eval_dataset = ""  # what `eval_split` is of; empty: `dataset`
     c.size = 320  # side of the square the network sees (paper)
-    c.augment = ml_collections.ConfigDict(
-        {  # jaxdbd/input/augment.py says what each means; flip and jitter as in D-DFFNet, the rest ours
-            "flip": True,
-            "min_area": 0.4,
-            "max_aspect": 4 / 3,
-            "jitter": 0.1,
-            "sharp": 0.0,
-            "tiled": 0.0,
-            "sky": 0.0,
-            "blurred": 0.0,
-            "refocused": 0.0,
-            "pasted": 0.0,
-            "veiled": 0.0,
-            "shrunk": 0.0,
-            "gray": 0.0,
-            "noise": 0.0,
-            "jpeg": 0.0,
-        }
-    )
+    c.augment = augmentation()
 
     # Network
     c.encoder = "vgg19"  # vgg16, vgg19, resnext101, lite0, lite1, lite2, lite0_2x (sees photographs at twice the size)
@@ -50,16 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     c.init_from = ""  # a .safetensors file to start the whole network from
     c.dtype = "float32"  # of the computation; bfloat16 for accelerators
-    c.model = ml_collections.ConfigDict(
-        {  # jaxdbd/network/model.py says what each means
-            "widths": ml_collections.config_dict.placeholder(tuple),
-            "full_resolution": True,
-            "depth_head": True,
-            "srfb": "cascaded",
-            "srfb_select": True,
-            "sab": True,
-        }
-    )
+    c.model = network()
 
     # Loss
     c.gamma = 0.1  # weight of the depth terms; the paper sweeps 0.01, 0.05, 0.1, 1, 5
@@ -95,4 +68,37 @@ def get_config() -> ml_collections.ConfigDict:
     c.checkpoint_every = 500
     c.keep_checkpoints = 2  # the newest; the best by eval MAE stays too
     c.license = "Trained on CUHK, which is for research use"  # goes into the weights file
+    return c
+
+
+def augmentation() -> ml_collections.ConfigDict:
+    """jaxdbd/input/augment.py says what each field means; flip and jitter are as in D-DFFNet, the rest is ours."""
+    c = ml_collections.ConfigDict()
+    c.flip = True
+    c.min_area = 0.4
+    c.max_aspect = 4 / 3
+    c.jitter = 0.1
+    c.sharp = 0.0
+    c.tiled = 0.0
+    c.sky = 0.0
+    c.blurred = 0.0
+    c.refocused = 0.0
+    c.pasted = 0.0
+    c.veiled = 0.0
+    c.shrunk = 0.0
+    c.gray = 0.0
+    c.noise = 0.0
+    c.jpeg = 0.0
+    return c
+
+
+def network() -> ml_collections.ConfigDict:
+    """jaxdbd/network/model.py says what each field means."""
+    c = ml_collections.ConfigDict()
+    c.widths = ml_collections.config_dict.placeholder(tuple)
+    c.full_resolution = True
+    c.depth_head = True
+    c.srfb = "cascaded"
+    c.srfb_select = True
+    c.sab = True
     return c

@@ -67,11 +67,11 @@ def _answers(address: str) -> bool:
         return False
 
 
-def main(port: int, folder: str) -> None:
-    """Serves until it is killed."""
+def complete() -> None:
+    """Gives the emulator what it lacks. Before its server is imported, which makes the table of handlers."""
     from gcp_storage_emulator import storage
     from gcp_storage_emulator.exceptions import NotFound
-    from gcp_storage_emulator.handlers import buckets, objects
+    from gcp_storage_emulator.handlers import objects
 
     download, insert = objects.download, objects.insert
 
@@ -105,7 +105,13 @@ def main(port: int, folder: str) -> None:
 
     objects.download, objects.insert = download_if, insert_if
     storage._FileStore.write_bytes = write_whole
-    from gcp_storage_emulator import server  # its table of handlers is made when it is imported
+
+
+def main(port: int, folder: str) -> None:
+    """Serves until it is killed."""
+    complete()
+    from gcp_storage_emulator import server
+    from gcp_storage_emulator.handlers import buckets
 
     class Handler(server.RequestHandler):
         def refused(self) -> bool:

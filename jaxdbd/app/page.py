@@ -158,12 +158,8 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
             told = ui.label().classes("told")
             with ui.element("div").classes("downloads"):
                 links = {ending: ui.link(title, "").props("download") for ending, title in DOWNLOADS.items()}
-        with ui.element("figure"):
-            focus = ui.element("img").props("alt=map").classes("focus")
-            ui.label("probability of being in focus")
-        with ui.element("figure") as depth_box:
-            depth = ui.element("img").props("alt=depth").classes("depth")
-            ui.label("relative depth")
+        _, focus = figure("focus", "map", "probability of being in focus")
+        depth_box, depth = figure("depth", "depth", "relative depth")
     box.set_visibility(False)
 
     def at_threshold() -> None:
@@ -199,6 +195,14 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
     slider.on_value_change(at_threshold)
     back.on_click(lambda: slider.set_value(session.network.threshold))
     return show
+
+
+def figure(kind: str, alt: str, caption: str) -> tuple[ui.element, ui.element]:
+    """A small picture with its caption: the box, and the image in it, whose source is still to be set."""
+    with ui.element("figure") as box:
+        image = ui.element("img").props(f"alt={alt}").classes(kind)
+        ui.label(caption)
+    return box, image
 
 
 def contact_sheet(session: Session, token: str) -> None:

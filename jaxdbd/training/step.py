@@ -103,10 +103,14 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     step, ema = state.step + 1, state.ema
     if ema is not None:
-        # Early on, an average over all updates so far: the start would weigh too much otherwise.
-        n = step // accumulate
-        decay = jnp.where(step % accumulate == 0, jnp.minimum(ema_decay, n / (n + 9)), 1.0)
-        now = {"params": params, "batch_stats": batch_stats}
-        ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, now)
+        ema = _averaged(ema, {"params": params, "batch_stats": batch_stats}, step, ema_decay, accumulate)
     metrics = {**terms, "grad_norm": optax.global_norm(grads)}
     return TrainState(step, params, batch_stats, opt_state, ema), metrics
+
+
+def _averaged(ema: Variables, now: Variables, step: Array, decay: float, accumulate: int) -> Variables:
+    """The exponential average after `step` steps; it moves with every update, which takes `accumulate` of them."""
+    # Early on, an average over all updates so far: the start would weigh too much otherwise.
+    n = step // accumulate
+    decay_now = jnp.where(step % accumulate == 0, jnp.minimum(decay, n / (n + 9)), 1.0)
+    return jax.tree.map(lambda old, new: decay_now * old + (1 - decay_now) * new, ema, now)
