@@ -158,18 +158,14 @@ def test_eight_devices_train_as_one(data_dir, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["two processes", "one process"])
-def test_processes_train_as_one_and_resume_each_other(data_dir, undisturbed, tmp_path, first):
-    # SIGTERM to one process stops both, at the same step.
-    def go(two):
-        return start_two(data_dir, tmp_path) if two else [start(data_dir, tmp_path, devices=4)]
-
-    processes = go(first == "two processes")
-    wait_for_step(tmp_path, 5, processes[0])
-    processes[-1].send_signal(signal.SIGTERM)
-    assert "saved" in finish(*processes)
-    assert max(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")) < STEPS
-    assert "resumed at step" in finish(*go(first == "one process"))
+def test_processes_train_as_one_and_resume_each_other(data_dir, undisturbed, tmp_path):
+    for step, two in ((3, True), (10, False)):
+        processes = start_two(data_dir, tmp_path) if two else [start(data_dir, tmp_path, devices=4)]
+        wait_for_step(tmp_path, step, processes[0])
+        processes[-1].send_signal(signal.SIGTERM)  # to one process stops both, at the same step
+        assert "saved" in finish(*processes)
+        assert max(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")) < STEPS
+    assert "resumed at step" in finish(*start_two(data_dir, tmp_path))
     assert_close(tmp_path, undisturbed, rtol=1e-4)
 
 
