@@ -19,7 +19,7 @@ from jaxdbd.training.loop import make_model
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 EVERY_RUN = [
-    *(f"{CONFIGS}/{name}" for name in ("default.py", "lite.py", "lite_finish.py", "demo.py")),
+    *(f"{CONFIGS}/{path.name}" for path in CONFIGS.glob("*.py") if path.stem not in ("gamma", "ablation")),
     *(f"{CONFIGS}/gamma.py:{name}" for name in gamma.RUNS),
     *(f"{CONFIGS}/ablation.py:{name}" for name in ablation.RUNS),
 ]
