@@ -71,6 +71,19 @@ def test_conv_3x3_has_the_gradients_of_a_convolution(size):
     agree([convolutions.conv_3x3, by_products], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 4))
 
 
+@pytest.mark.parametrize("size", [(6, 8), (2, 2), (64, 66)])
+def test_winograd_computes_the_convolution(size):
+    agree([convolutions.winograd_conv], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
+
+
+def test_wide_3x3_convolutions_choose_a_form_per_platform():
+    wide = convolutions.conv_3x3, (1, 20, 22, 128), (3, 3, 128, 128)
+    assert lowered(*wide, "cpu").count("stablehlo.convolution") == 2  # the gradients
+    assert lowered(*wide, "cuda").count("stablehlo.convolution") == 3
+    assert "stablehlo.dot" not in lowered(convolutions.conv_3x3, (1, 21, 22, 128), (3, 3, 128, 128), "cpu")
+    agree([convolutions.conv_3x3], convolutions.same_conv, *wide[1:])
+
+
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
