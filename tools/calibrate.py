@@ -5,7 +5,8 @@
 Weights of two stages of which one went on from the other can be averaged: what the second forgot of the first comes
 back (Wortsman et al., CVPR 2022). A network that is trained on crops of one size is better applied at a larger one
 (Touvron et al., NeurIPS 2019). A constant is added to the logits of the focus map: the one with the least mean error
-on the validation photographs, each dataset counting as much as another. The threshold is that of the best F there.
+on the validation photographs, each dataset counting as much as another. The threshold is that which calls most
+pixels right there.
 """
 
 import argparse
