@@ -52,8 +52,8 @@ def main() -> None:
     photographs += [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
     photographs += [gray2rgb(skimage.data.coins())]
     scenes = [synthetic.render(s)[0] for s in synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]]
-    draw(model, variables, threshold, [*photographs, scenes[2]], args.out / "gallery.jpg")
-    hard = [gray2rgb(skimage.data.camera()), *scenes[:2]]
+    draw(model, variables, threshold, [*photographs, scenes[0]], args.out / "gallery.jpg")
+    hard = [gray2rgb(skimage.data.camera()), *scenes[1:3]]
     draw(model, variables, threshold, hard, args.out / "failures.jpg")
 
 
