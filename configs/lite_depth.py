@@ -1,10 +1,12 @@
 r"""Depth for the weights `lite-cuhk`: ten epochs of CUHK with a teacher's depth, after configs/lite_finish.py.
 
     python train.py --config=configs/lite_depth.py --workdir=DIR3 --config.init_from=DIR2/weights.safetensors
-    python -m tools.calibrate --weights DIR2 DIR3 --shares 0.5 0.5 --shift=0.5 --size=352 --data_dir=DIR \
+    python train.py --config=configs/lite_depth.py --workdir=DIR4 --config.init_from=DIR2/weights.safetensors \
+        --config.seed=1
+    python -m tools.calibrate --weights DIR2 DIR3 DIR4 --shares 0.3 0.3 0.4 --shift=0.5 --size=352 --data_dir=DIR \
         --dataset=dbd/cuhk --split='train[:60]' --out=FILE
 
-32 minutes on two cores. Learning depth costs some of the focus, which comes back when the weights are averaged with
+19 to 32 minutes each on two cores. Learning depth costs some of the focus, which comes back when the weights are averaged with
 those before: jaxdbd/weights/bundled/lite-cuhk.md has the figures.
 """
 
