@@ -6,8 +6,8 @@ r"""Depth for the weights `lite-cuhk`: ten epochs of CUHK with a teacher's depth
     python -m tools.calibrate --weights DIR2 DIR3 DIR4 --shares 0.3 0.3 0.4 --shift=0.5 --size=352 --data_dir=DIR \
         --dataset=dbd/cuhk --split='train[:60]' --out=FILE
 
-19 to 32 minutes each on two cores. Learning depth costs some of the focus, which comes back when the weights are averaged with
-those before: jaxdbd/weights/bundled/lite-cuhk.md has the figures.
+19 to 32 minutes each on two cores. Learning depth costs some of the focus, which comes back when the weights are
+averaged with those before: jaxdbd/weights/bundled/lite-cuhk.md has the figures.
 """
 
 import ml_collections

@@ -99,7 +99,7 @@ def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_siz
 
     Returns:
       `mae`, `f` and `iou` under protocol `ddff` at the masks' own sizes, over the pixels where the mask is valid;
-      `threshold` of the best F for a binary mask; and, where network and records have depth, each of
+      `threshold` for a binary mask, by `best_threshold`; and, where network and records have depth, each of
       `scoring.depth.MEASURES` as `depth/<measure>`, averaged over the photographs.
     """
     levels, depths = [], []

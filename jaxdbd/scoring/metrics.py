@@ -198,12 +198,18 @@ def precision_recall(
     return tp / np.maximum(tp + fp, 1), tp / np.maximum(focused, 1), f_measure(tp, fp, focused - tp)
 
 
+def share_right(levels: Int[np.ndarray, "2 256"]) -> Float[np.ndarray, " 256"]:
+    """Share of the pixels that are called right when level >= t is called in focus, t = 0..255."""
+    fp, tp = at_least(levels)
+    return (tp + levels[0].sum() - fp) / levels.sum()
+
+
 def best_threshold(levels: Sequence[Int[np.ndarray, "2 256"]]) -> float:
     """The probability above which to call a pixel in focus, so that most pixels are called right, averaged over images.
 
     The best F lies higher, since its weights ask for precision first, and costs a landscape much of its sky.
     """
-    right = np.mean([(tp - fp + x[0].sum()) / x.sum() for x in levels for fp, tp in [at_least(x)]], axis=0)
+    right = np.mean([share_right(x) for x in levels], axis=0)
     # Half a level lower: what rounds to that level passes.
     return (int(right[1:].argmax()) + 0.5) / 255
 
