@@ -5,19 +5,15 @@ configs/lite2.py has the commands.
 
 import ml_collections
 
-from configs import lite2, lite_finish
+from configs import lite_depth
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """configs/lite_finish.py for the encoder and the depth of configs/lite2.py."""
-    first = lite2.get_config()
-    c = lite_finish.get_config()
-    c.encoder = first.encoder
-    c.gamma, c.depth_loss = first.gamma, first.depth_loss
+    """configs/lite_depth.py for Lite2: fewer epochs at a lower rate, on larger crops."""
+    c = lite_depth.get_config()
+    c.encoder = "lite2"
+    c.epochs = 6
     c.learning_rate = 3e-4
-    c.augment.sky = 0.4
-    c.augment.shrunk = 0.1
-    c.augment.gray = 0.1
-    c.augment.veiled = 0.05
-    c.checkpoint_every = 136
+    c.augment.min_area = 0.5
+    c.eval_every = c.checkpoint_every = 136  # two epochs
     return c
