@@ -1,59 +1,86 @@
-"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, with focus map, overlay and depth.
+"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, focus map, overlay and depth.
 
     python -m tools.gallery [--weights=W]
 
-Seven photographs come with scikit-learn and scikit-image, all free to show: China (danielbuechele) and a flower
-(vultilion), both CC BY 2.0; Eileen Collins (NASA, public domain), a coffee cup (Rachel Michetti, CC0), the cat Chelsea
-(Stefan van der Walt, CC0), a Falcon 9 rocket (SpaceX, public domain), coins (Brooklyn Museum, no known restrictions).
-One is a scene that data/synthetic.py renders, under a seed that no dataset uses. The other picture has what is hard: a
-cameraman (Lav Varshney, CC0) and two more scenes.
+docs/gallery.md says whose they are. Four lie in docs/photographs/, the others come with scikit-learn and scikit-image;
+docs/photograph.jpg has three of them, for the README. The last of the gallery is focused far by data/refocus.py.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 from PIL import Image
 from skimage.color import gray2rgb
 from sklearn.datasets import load_sample_image
 
 import jaxdbd
-from data import synthetic
+from data import refocus, synthetic
 from jaxdbd import weights
+from jaxdbd.errors import UserError
 from jaxdbd.overlay import depth_colors, overlay
 from jaxdbd.panels import gray, panel
 from jaxdbd.paths import local_path
 from jaxdbd.startup import exit_status
 
 ROOT = Path(__file__).resolve().parents[1]
+FAR = 0.3  # the quantile of nearness that is in focus
+DISK = 0.03  # the circle of confusion of what is nearest, as a share of the longer side: wide enough to be seen
+
+
+def read(name: str) -> np.ndarray:
+    """A photograph of docs/photographs/, uint8 [H, W, 3]."""
+    return np.asarray(Image.open(ROOT / "docs" / "photographs" / f"{name}.jpg").convert("RGB"))
+
+
+def maps(model, variables, photographs: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Focus and depth of each photograph. Raises UserError where the weights see no depth."""
+    found = []
+    for focus, depth in jaxdbd.predict(model, variables, photographs):
+        if depth is None:
+            raise UserError("--weights: these see no depth, which the pictures show")
+        found.append((focus, depth))
+    return found
+
+
+def focused_far(model, variables, photo: np.ndarray) -> np.ndarray:
+    """A sharp photograph with what is near blurred, by the nearness that the network itself sees; uint8 [H, W, 3]."""
+    [(_, depth)] = maps(model, variables, [photo])
+    near = refocus.refine(depth.astype(np.float16), photo)
+    lens = refocus.Lens(aperture=DISK * max(photo.shape), focus=float(np.quantile(near, FAR)))
+    rng = np.random.default_rng(0)
+    light, _ = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
+    return synthetic.sensor(light, rng)
 
 
 def draw(model, variables, threshold: float, photographs: list, out: Path) -> None:
-    """A row for each photograph: itself, focus map, overlay and, with a depth head, depth."""
+    """A row for each photograph: itself, focus map, overlay and depth."""
     rows = [
-        [photo, gray(focus), overlay(photo, focus > threshold), *([] if depth is None else [depth_colors(depth)])]
-        for photo, (focus, depth) in zip(photographs, jaxdbd.predict(model, variables, photographs), strict=True)
+        [photo, gray(focus), overlay(photo, focus > threshold), depth_colors(depth)]
+        for photo, (focus, depth) in zip(photographs, maps(model, variables, photographs), strict=True)
     ]
     titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
-    Image.fromarray(panel(rows, titles[: len(rows[0])], side=256)).save(out, quality=88)
+    Image.fromarray(panel(rows, titles, side=256)).save(out, quality=88)
 
 
 def main() -> None:
     """Predicts and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
-    parser.add_argument("--out", type=local_path, default=ROOT / "docs", help="folder of the two pictures")
+    parser.add_argument("--out", type=local_path, default=ROOT / "docs", help="folder of the three pictures")
     args = parser.parse_args()
 
     threshold = weights.read_metadata(args.weights).threshold
     model, variables = jaxdbd.load(args.weights)
-    photographs = [load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
-    photographs += [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
-    photographs += [gray2rgb(skimage.data.coins())]
-    scenes = [synthetic.render(s)[0] for s in synthetic.scenes(train=0, test=4, size=384, seed=2020)["test"]]
-    draw(model, variables, threshold, [*photographs, scenes[0]], args.out / "gallery.jpg")
-    hard = [gray2rgb(skimage.data.camera()), *scenes[1:3]]
+    mountains, flower = read("mountains"), load_sample_image("flower.jpg")
+    stream = focused_far(model, variables, read("stream"))
+    others = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
+    gallery = [mountains, load_sample_image("china.jpg"), flower, *others, stream]
+    draw(model, variables, threshold, gallery, args.out / "gallery.jpg")
+    draw(model, variables, threshold, [mountains, flower, stream], args.out / "photograph.jpg")
+    hard = [read("sunset"), read("dogs"), gray2rgb(skimage.data.camera())]
     draw(model, variables, threshold, hard, args.out / "failures.jpg")
 
 
