@@ -60,18 +60,26 @@ def in_openvino(graph: onnx.ModelProto) -> Forward:
     return lambda images: network(images)[0]
 
 
-def in_torch(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> Forward:
-    """PyTorch, with feature maps in one of its two memory layouts."""
+def torch_network(graph: onnx.ModelProto, channels_last: bool):
+    """A module of PyTorch that computes the graph, with feature maps in one of its two memory layouts."""
     import onnx2torch  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(cores())
     torch._dynamo.config.recompile_limit = 256  # onnx2torch has one function for all enlargements
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = onnx2torch.convert(graph).eval().to(memory_format=layout)
+    network = onnx2torch.convert(graph).to(memory_format=layout)
     # The graph's first transposition leaves the photograph as it lies, which is channels last.
     first = next(m for name, m in network.named_modules() if name.startswith("Transpose"))
     first.register_forward_hook(lambda module, inputs, output: output.contiguous(memory_format=layout))
+    return network
+
+
+def in_torch(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> Forward:
+    """PyTorch, as it is or compiled."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = torch_network(graph, channels_last).eval()
     run = torch.compile(network) if compile_it else network
 
     def forward(images: np.ndarray) -> np.ndarray:

@@ -115,14 +115,61 @@ class PointwiseConv(nn.Module):
 
 
 # Our choices, from docs/performance.md: on maps of more pixels, XLA has the kernel's gradient slide a window of their
-# size; with fewer channels or pixels, Winograd's sums cost more than the products they save.
+# size; with fewer channels or pixels, Winograd's sums cost more than the products they save, in that gradient later.
 LARGE = 64 * 64
-WIDE, ENOUGH = 128, 20 * 20
+WIDE, GRADIENT_WIDE, ENOUGH = 128, 64, 16 * 16
 
 
 def same_conv(x, kernel):
     """A convolution of unchanged size."""
     return conv(x, kernel, padding="SAME")
+
+
+def product_conv_gradient(x, kernel, dy):
+    """Gradient of a 3x3 `same_conv`, that of the kernel as one matrix product over all pixels."""
+    c, d = kernel.shape[2:]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    views = jnp.concatenate(shifted_views(padded, 3, 1, *dy.shape[1:3]), axis=-1)
+    d_kernel = jnp.dot(views.reshape(-1, 9 * c).T, dy.reshape(-1, d))
+    return input_gradient(kernel, dy), d_kernel.reshape(3, 3, c, d)
+
+
+def input_gradient(kernel, dy):
+    """Gradient of `same_conv` by its input: a convolution by the kernel turned by 180 degrees."""
+    return same_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
+def winograd_patches(x):
+    """The transform of each 4x4 patch of a padded map with even sides, [4][4] of [pixels / 4, c]."""
+    _, h, w, c = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def along(d):
+        return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
+
+    rows = along([padded[:, i : i + h - 1 : 2] for i in range(4)])
+    patches = [along([row[:, :, j : j + w - 1 : 2] for j in range(4)]) for row in rows]
+    return [[patch.reshape(-1, c) for patch in row] for row in patches]
+
+
+def winograd_kernels(kernel):
+    """The transform of a 3x3 kernel, [4][4] of [c, d]."""
+
+    def along(g):
+        return g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]
+
+    return [along(row) for row in along(kernel)]
+
+
+def winograd_outputs(products, b, h, w):
+    """The map [b, h, w, d] whose transformed 2x2 outputs are given, [4][4] of [pixels / 4, d]."""
+
+    def along(m):
+        return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
+
+    columns = [along([products[i][j] for i in range(4)]) for j in range(4)]
+    parts = [jnp.stack(along([column[a] for column in columns]), axis=1) for a in range(2)]  # [pixels, 2, d] each
+    return jnp.stack(parts).reshape(2, b, h // 2, w // 2, 2, -1).transpose(1, 2, 0, 3, 4, 5).reshape(b, h, w, -1)
 
 
 def winograd_conv(x, kernel):
@@ -131,47 +178,50 @@ def winograd_conv(x, kernel):
     Winograd's F(2x2, 3x3) as in Lavin and Gray, CVPR 2016: each 4x4 patch and the kernel are transformed by sums, then
     multiplied entry by entry of the 16, all pixels of an entry in one matrix product. In float32 it errs by 1e-6.
     """
-    b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def of_patch(d):
-        return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
-
-    def of_kernel(g):
-        return g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]
-
-    def outputs(m):
-        return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
-
-    rows = of_patch([padded[:, i : i + h - 1 : 2] for i in range(4)])
-    patches = [of_patch([row[:, :, j : j + w - 1 : 2] for j in range(4)]) for row in rows]
-    kernels = [of_kernel(row) for row in of_kernel(kernel)]
-    products = [[jnp.dot(patches[i][j].reshape(-1, c), kernels[i][j]) for j in range(4)] for i in range(4)]
-    columns = [outputs([products[i][j] for i in range(4)]) for j in range(4)]
-    parts = [jnp.stack(outputs([column[a] for column in columns]), axis=1) for a in range(2)]  # [pixels, 2, d] each
-    return jnp.stack(parts).reshape(2, b, h // 2, w // 2, 2, -1).transpose(1, 2, 0, 3, 4, 5).reshape(b, h, w, -1)
+    patches, kernels = winograd_patches(x), winograd_kernels(kernel)
+    products = [[jnp.dot(patches[i][j], kernels[i][j]) for j in range(4)] for i in range(4)]
+    return winograd_outputs(products, *x.shape[:3])
 
 
-def same_conv_gradient(x, kernel, dy):
-    """Gradient of `same_conv`, as XLA has it."""
-    return jax.vjp(same_conv, x, kernel)[1](dy)
+def winograd_input_gradient(kernel, dy):
+    """`input_gradient` as a Winograd convolution, on the transform of the kernel as it is."""
+    patches, kernels = winograd_patches(dy), winograd_kernels(kernel)
+    turned = (3, 1, 2, 0)  # where the transform of a turned kernel has what that of the kernel has
+    products = [[jnp.dot(patches[i][j], kernels[turned[i]][turned[j]].T) for j in range(4)] for i in range(4)]
+    return winograd_outputs(products, *dy.shape[:3])
 
 
-def product_conv_gradient(x, kernel, dy):
-    """Gradient of a 3x3 `same_conv`, that of the kernel as one matrix product over all pixels per kernel entry."""
-    c, d = kernel.shape[2:]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    views = shifted_views(padded, 3, 1, *dy.shape[1:3])
-    d_kernel = jnp.stack([jnp.dot(view.reshape(-1, c).T, dy.reshape(-1, d)) for view in views])
-    return same_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2)), d_kernel.reshape(3, 3, c, d)
+def winograd_kernel_gradient(x, dy):
+    """Gradient of `same_conv` by its kernel, in 16 multiplications per 2x2 outputs too: `winograd_conv` transposed."""
+
+    def spread(y):  # along an axis, from two outputs to the four products that they are sums of
+        return y[0], y[0] + y[1], y[0] - y[1], -y[1]
+
+    def gathered(u):  # along an axis, from four entries of the transform to the three of the kernel
+        return u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]
+
+    patches, d = winograd_patches(x), dy.shape[-1]
+    d_products = [spread([row[:, :, j::2] for j in range(2)]) for row in spread([dy[:, i::2] for i in range(2)])]
+    d_kernels = [[jnp.dot(patches[i][j].T, d_products[i][j].reshape(-1, d)) for j in range(4)] for i in range(4)]
+    columns = [gathered([d_kernels[i][j] for i in range(4)]) for j in range(4)]
+    return jnp.stack([jnp.stack(gathered([column[a] for column in columns])) for a in range(3)])
+
+
+def winograd_gradient(x, kernel, dy):
+    """Gradient of a 3x3 `same_conv` of a map with even sides."""
+    x, dy = jax.lax.optimization_barrier((x, dy))  # or XLA computes what leads to them again for each of the 16 patches
+    by_input = winograd_input_gradient if min(kernel.shape[2:]) >= WIDE else input_gradient
+    return by_input(kernel, dy), winograd_kernel_gradient(x, dy)
 
 
 def conv_3x3(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
     """A 3x3 convolution of unchanged size, zeros outside the map."""
     _, h, w, c = x.shape
-    wide = min(c, kernel.shape[-1]) >= WIDE and h * w >= ENOUGH
-    forward = winograd_conv if wide and h % 2 == w % 2 == 0 and x.dtype == jnp.float32 else same_conv
-    gradient = product_conv_gradient if h * w >= LARGE else same_conv_gradient
+    narrowest = min(c, kernel.shape[-1])
+    fits = h * w >= ENOUGH and h % 2 == w % 2 == 0 and x.dtype == jnp.float32
+    forward = winograd_conv if fits and narrowest >= WIDE else same_conv
+    gradient = product_conv_gradient if h * w >= LARGE else None
+    gradient = winograd_gradient if fits and narrowest >= GRADIENT_WIDE else gradient
     return per_platform(x, kernel, Forms(forward, same_conv, gradient))
 
 

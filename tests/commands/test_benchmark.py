@@ -42,8 +42,8 @@ def test_figures_are_consistent_with_each_other(mode, tmp_path, capsys):
     assert "vgg16" in capsys.readouterr().out
     if mode == "fwd":
         assert row["gflop_per_s"] == pytest.approx(row["gflop_per_image"] * row["images_per_s"], rel=0.05)
-        # XLA's count for the whole network at 32 pixels, most of it VGG16's convolutions.
-        assert row["gflop_per_image"] == pytest.approx(0.498, rel=0.02)
+        # XLA's count for the whole network at 32 pixels, most of it VGG16's convolutions, one of them Winograd's.
+        assert row["gflop_per_image"] == pytest.approx(0.464, rel=0.02)
 
 
 @pytest.mark.slow
@@ -94,6 +94,16 @@ def lowered(encoder, full_resolution, size, train, platform="cpu"):
 def test_forward_costs_no_more_arithmetic_than_it_did(encoder, full_resolution, gmac):
     size = 256 if encoder == "lite0" else 320
     flops = lowered(encoder, full_resolution, size, train=False).cost_analysis()["flops"]
+    assert flops / 2e9 == pytest.approx(gmac, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "full_resolution", "gmac"),
+    # Counted likewise, at 256 pixels. Winograd's gradients save VGG16 19.8 of 66.8.
+    [("vgg16", True, 46.92), ("lite0", False, 3.59)],
+)
+def test_a_training_pass_costs_no_more_arithmetic_than_it_did(encoder, full_resolution, gmac):
+    flops = lowered(encoder, full_resolution, 256, train=True).cost_analysis()["flops"]
     assert flops / 2e9 == pytest.approx(gmac, rel=0.01)
 
 

@@ -58,30 +58,36 @@ def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
     jax.tree.map(close, value_and_gradients(ours), value_and_gradients(dense))
 
 
+def with_gradient(function, gradient):
+    """A function with a gradient of its own, of (x, kernel, dy)."""
+    ours = jax.custom_vjp(function)
+    ours.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), lambda residuals, dy: gradient(*residuals, dy))
+    return ours
+
+
 @pytest.mark.parametrize("size", [(5, 6), (64, 65)])
 def test_conv_3x3_has_the_gradients_of_a_convolution(size):
-    @jax.custom_vjp
-    def by_products(x, kernel):
-        return convolutions.same_conv(x, kernel)
-
-    def forward(x, kernel):
-        return by_products(x, kernel), (x, kernel)
-
-    by_products.defvjp(forward, lambda residuals, dy: convolutions.product_conv_gradient(*residuals, dy))
+    by_products = with_gradient(convolutions.same_conv, convolutions.product_conv_gradient)
     agree([convolutions.conv_3x3, by_products], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 4))
 
 
 @pytest.mark.parametrize("size", [(6, 8), (2, 2), (64, 66)])
-def test_winograd_computes_the_convolution(size):
-    agree([convolutions.winograd_conv], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
+@pytest.mark.parametrize("wide", [0, 9])
+def test_winograd_computes_the_convolution(size, wide, monkeypatch):
+    monkeypatch.setattr(convolutions, "WIDE", wide)
+    form = with_gradient(convolutions.winograd_conv, convolutions.winograd_gradient)
+    agree([convolutions.winograd_conv, form], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
 
 
 def test_wide_3x3_convolutions_choose_a_form_per_platform():
     wide = convolutions.conv_3x3, (1, 20, 22, 128), (3, 3, 128, 128)
-    assert lowered(*wide, "cpu").count("stablehlo.convolution") == 2  # the gradients
+    assert "stablehlo.convolution" not in lowered(*wide, "cpu")
     assert lowered(*wide, "cuda").count("stablehlo.convolution") == 3
+    narrow = convolutions.conv_3x3, (1, 20, 22, 64), (3, 3, 64, 64)
+    assert lowered(*narrow, "cpu").count("stablehlo.convolution") == 2  # forward, and the gradient by the input
     assert "stablehlo.dot" not in lowered(convolutions.conv_3x3, (1, 21, 22, 128), (3, 3, 128, 128), "cpu")
-    agree([convolutions.conv_3x3], convolutions.same_conv, *wide[1:])
+    for function, x, kernel in (wide, narrow):
+        agree([function], convolutions.same_conv, x, kernel)
 
 
 @pytest.mark.parametrize("k", [3, 5])

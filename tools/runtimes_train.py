@@ -1,0 +1,123 @@
+"""Times a training step in JAX and in PyTorch, in turns, on the same cores.
+
+    python -m tools.runtimes_train [--arch vgg16 ...] [--size=256] [--batch=4] [--rounds=5]
+
+PyTorch trains the graph that `jaxdbd export` writes, as `onnx2torch` reads it, in both of its memory layouts, and
+compiled: BatchNorm on the batch, cross-entropy of the focus map plus L1 of depth, and its fused AdamW. Ours is the step
+of `train.py` under --config, which does more: it also has the losses of every side output, clips the gradient and
+averages the weights. What is not installed is left out, and said so: pip install torch onnx2torch onnx
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import onnx
+
+from jaxdbd.commands.benchmark import ARCHS, CONFIG, photographs, program_and_call
+from jaxdbd.commands.onnx_graph import build
+from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.pipeline import training_batches
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.parallel import cores
+from jaxdbd.scoring.report import print_rows
+from jaxdbd.startup import exit_status, keep_memory
+from jaxdbd.training.config import load_config
+from jaxdbd.training.loop import initial_variables
+from tools.runtimes import CALLS, installed, torch_network
+
+Step = Callable[[], float]  # trains on one batch; returns the loss before it
+SEED = 0
+LEARNING_RATE = 1e-4
+
+
+def ours(model: DepthDistilledDBD, size: int, batch: int, config_file: str) -> Step:
+    """The compiled step of a training under a config, from random weights."""
+    config = load_config(config_file)
+    augmentation = Augmentation(**config.augment)
+    feed = training_batches([photographs(64)], size=size, batch_size=batch, seed=SEED, augmentation=augmentation)
+    _, _, call = program_and_call(model, initial_variables(model, SEED, "", ""), "train", feed, config)
+    return lambda: float(jax.device_get(call())["loss"])
+
+
+def in_torch(graph: onnx.ModelProto, size: int, batch: int, channels_last: bool, compile_it: bool) -> Step:
+    """PyTorch on made-up photographs, masks and depth."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = torch_network(graph, channels_last).train()
+    run = torch.compile(network) if compile_it else network
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
+    rng = np.random.default_rng(SEED)
+    images = torch.from_numpy(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
+    mask = torch.from_numpy(rng.integers(0, 2, (batch, size, size)).astype(np.float32))
+    depth = torch.from_numpy(rng.random((batch, size, size), np.float32))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        focus, nearness = run(images)
+        loss = torch.nn.functional.binary_cross_entropy(focus, mask) + (nearness - depth).abs().mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def steps(arch: str, size: int, batch: int, config: str) -> dict[str, Step]:
+    """The training step of each runtime, by its name."""
+    encoder = ARCHS[arch]
+    model = DepthDistilledDBD(encoder, full_resolution=not encoder.startswith("lite"), size=size)
+    made = {"JAX (ours)": ours(model, size, batch, config)}
+    if installed("torch") and installed("onnx2torch"):
+        graph = build(model, initial_variables(model, SEED, "", ""))
+        for layout in ("first", "last"):
+            for how in ("", ", compiled"):
+                flags = layout == "last", bool(how)
+                made[f"PyTorch, channels {layout}{how}"] = in_torch(graph, size, batch, *flags)
+    return made
+
+
+def in_turns(made: dict[str, Step], rounds: int) -> dict[str, float]:
+    """Seconds per step of each: the median over all calls, a few of one after a few of the other.
+
+    The first round is not counted. Raises ValueError where a loss is not finite.
+    """
+    times: dict[str, list[float]] = {name: [] for name in made}
+    for turn in range(rounds + 1):
+        for name, step in made.items():
+            for _ in range(CALLS):
+                start = time.perf_counter()
+                loss = step()
+                if turn > 0:
+                    times[name].append(time.perf_counter() - start)
+                if not np.isfinite(loss):
+                    raise ValueError(f"{name}: the loss is {loss}")
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def main() -> None:
+    """Prints a table for each network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["vgg16"])
+    parser.add_argument("--size", type=int, default=256, help="side of the square in pixels (256)")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5, help=f"of {CALLS} steps each (5)")
+    parser.add_argument("--config", default=str(CONFIG), help="whose losses and optimizer our step takes")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would keep the cores from the others
+    for arch in args.arch:
+        seconds = in_turns(steps(arch, args.size, args.batch, args.config), args.rounds)
+        best = next(iter(seconds.values()))
+        rows = [[name, f"{1e3 * each / args.batch:.1f}", f"{each / best:.2f}"] for name, each in seconds.items()]
+        title = f"a training step of {arch}, {args.size} pixels, batch {args.batch}, {cores()} cores"
+        print_rows(title, ["runtime", "ms per image", "over ours"], rows)
+
+
+if __name__ == "__main__":
+    keep_memory()
+    sys.exit(exit_status(main))
