@@ -3,6 +3,7 @@
 Each computes what the layer of the same name in any framework computes; docs/performance.md has the timings.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -333,6 +334,8 @@ def dilated_conv(x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], di
 
 # --- Depthwise and grouped convolutions ---
 
+MERGED = 16  # input channels of a convolution that stands for some groups: our choice, from docs/performance.md
+
 
 def same_padding(size: int, k: int, stride: int) -> tuple[int, int]:
     """TensorFlow's 'SAME' rule along one axis: (before, after), the odd pixel after."""
@@ -397,14 +400,15 @@ def depthwise_conv(
     return per_platform(x, kernel, forms)
 
 
-def spread_grouped_conv(x, kernel, groups):
-    """A grouped convolution as a sum of depthwise ones: the j-th repeats every group's channel j over its group."""
-    b, h, w, c = x.shape
-    members = x.reshape(b, h, w, groups, c // groups)
-    return sum(
-        depthwise_conv(members[..., j].repeat(c // groups, axis=-1), kernel[:, :, j : j + 1])
-        for j in range(c // groups)
-    )
+def split_grouped_conv(x, kernel, groups, stride=1):
+    """A grouped convolution as plain ones, each of a few groups, with zeros in its kernel from group to group."""
+    k, _, c, _ = kernel.shape
+    together = math.gcd(groups, max(1, MERGED // c))
+    by_group = kernel.reshape(k, k, c, groups // together, together, -1)
+    merged = jnp.einsum("ijcpgd,hg->pijhcgd", by_group, jnp.eye(together, dtype=kernel.dtype))
+    merged = merged.reshape(groups // together, k, k, together * c, -1)
+    parts = zip(jnp.split(x, groups // together, axis=-1), merged, strict=True)
+    return jnp.concatenate([padded_grouped_conv(part, each, 1, stride) for part, each in parts], axis=-1)
 
 
 def padded_grouped_conv(x, kernel, groups, stride=1):
@@ -416,7 +420,4 @@ def grouped_conv_3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c//{groups} c"], groups: int, stride: int = 1
 ) -> Float[Array, "b h2 w2 c"]:
     """A 3x3 convolution in groups, one pixel of padding on each side."""
-    # Our choice, from docs/performance.md: larger groups are faster as XLA has them.
-    if stride == 1 and x.shape[-1] <= 8 * groups:
-        return per_platform(x, kernel, Forms(spread_grouped_conv, padded_grouped_conv, settings=(groups,)))
-    return padded_grouped_conv(x, kernel, groups, stride)
+    return per_platform(x, kernel, Forms(split_grouped_conv, padded_grouped_conv, settings=(groups, stride)))
