@@ -2,8 +2,10 @@
 
 import argparse
 
-from jaxdbd import startup
+from jaxdbd import sharding, startup
 from jaxdbd.paths import as_path
+from jaxdbd.training.config import load_config
+from jaxdbd.training.loop import train
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -30,11 +32,6 @@ def main() -> int:
 
     def run() -> int:
         args, overrides = parse_arguments()
-        # Here, as `keep_memory` starts this program again, which would import them twice.
-        from jaxdbd import sharding
-        from jaxdbd.training.config import load_config
-        from jaxdbd.training.loop import train
-
         config = load_config(args.config, overrides)
         startup.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)

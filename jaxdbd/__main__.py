@@ -44,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def console() -> int:
-    """`main` as a program of its own. What is timed gets its memory as `train.py` does."""
-    if sys.argv[1:2] == ["benchmark"]:
-        keep_memory()
+    """`main` as a program of its own."""
+    keep_memory()
     return main()
 
 

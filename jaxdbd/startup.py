@@ -1,6 +1,7 @@
 """What a command settles before it starts: where memory comes from, and where compiled programs are kept."""
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -15,26 +16,22 @@ import jax
 from jaxdbd.files import refusal
 from jaxdbd.paths import cache_folder
 
-# Pages of 2 MB; all from the heap, which is never given back; one heap, as those of further threads are small.
-KEEP_MEMORY = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736:glibc.malloc.arena_max=1"
-)
+# Options of glibc's malloc, and our values: nothing that is freed goes back to the kernel, all comes from the heap, and
+# there is one heap, as those of further threads are small.
+MALLOC_OPTIONS = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
 
 
 def keep_memory() -> None:
-    """Starts this program once more, keeping memory that it has freed, where the C library can (Linux, glibc).
+    """Lets this process keep memory that it has freed, where the C library can (glibc).
 
-    XLA asks for its buffers anew in every step, and the kernel fills them with zeros page by page: on a CPU that is a
-    fifth of a training step in pages of 2 MB, and nearly half in pages of 4 kB (docs/performance.md). The C library
-    reads its settings when a program starts, so they cannot be made later. Does nothing where GLIBC_TUNABLES already
-    says something of malloc.
+    XLA asks for its buffers anew in every call, and the kernel fills them with zeros page by page: on a CPU that is a
+    third of a training step, and a sixth of VGG's forward pass (docs/performance.md). Call it before there are threads.
+    Does nothing where GLIBC_TUNABLES already says something of malloc.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc" in tunables:
-        return
-    os.environ["GLIBC_TUNABLES"] = f"{tunables}:{KEEP_MEMORY}" if tunables else KEEP_MEMORY
-    sys.stdout.flush()
-    os.execv(sys.executable, sys.orig_argv)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
+        for option, value in MALLOC_OPTIONS.values():
+            mallopt(option, value)
 
 
 def keep_compiled_programs() -> None:

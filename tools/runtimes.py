@@ -27,7 +27,7 @@ from jaxdbd.inference import compiled
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.parallel import cores
 from jaxdbd.scoring.report import print_rows
-from jaxdbd.startup import exit_status
+from jaxdbd.startup import exit_status, keep_memory
 
 Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
 CALLS = 3  # of one runtime before it is the next one's turn
@@ -172,4 +172,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()
     sys.exit(exit_status(main))
