@@ -53,8 +53,8 @@ def test_time_by_operation_covers_the_program(tmp_path, capsys):
     assert main(["benchmark", *flags]) == 0
     spent = json.loads(out.read_text())["ms_by_operation"]
     assert min(spent["convolution"], spent["dot"]) > 0
-    # VGG16 is convolutions; the resizes and sums around them are not worth a tenth of it.
-    assert max(spent, key=spent.get) in ("convolution", "dot")
+    # VGG16 is convolutions: as XLA has them, as matrix products, and the sums around Winograd's.
+    assert spent["convolution"] + spent["dot"] + spent["elementwise"] > 0.7 * sum(spent.values())
     assert "by operation" in capsys.readouterr().out
 
 
