@@ -1,6 +1,7 @@
 """`jaxdbd predict` on files that people really have: nothing ends a batch, and the table holds what was done."""
 
 import csv
+import itertools
 import os
 import signal
 import threading
@@ -146,14 +147,14 @@ def test_a_full_disk_is_one_line_and_the_table_holds_what_was_done(weights_file,
 def test_an_interruption_leaves_the_rows_of_what_is_done(weights_file, tmp_path, monkeypatch, stop):
     for i in range(64):
         save(tmp_path / "in" / f"{i}.png", ramp())
-    write, count = predicted.write_prediction, []
+    write, calls = predicted.write_prediction, itertools.count(1)  # its next number is one thread's alone
 
     def stopping(*args):
-        count.append(1)
-        if len(count) == 3:
+        call = next(calls)
+        if call == 3:
             number = signal.SIGINT if stop is KeyboardInterrupt else signal.SIGTERM
             signal.pthread_kill(threading.main_thread().ident, number)  # Ctrl-C wakes that one, too
-        elif len(count) > 3:
+        elif call > 3:
             time.sleep(0.05)  # so that the main thread hears of it before all is written
         return write(*args)
 
