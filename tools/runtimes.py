@@ -15,6 +15,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,16 +96,24 @@ def runtimes(model: DepthDistilledDBD, variables: weights.Variables) -> dict[str
     """What makes each runtime's forward pass, by its name."""
     graph = build(model, variables)
     made: dict[str, Callable[[], Forward]] = {"JAX (ours)": lambda: ours(model, variables)}
-    if installed("torch") and installed("onnx2torch"):
-        for layout in ("first", "last"):
-            for how in ("", ", compiled"):
-                flags = layout == "last", bool(how)
-                made[f"PyTorch, channels {layout}{how}"] = lambda flags=flags: in_torch(graph, *flags)
+    made |= {name: lambda flags=flags: in_torch(graph, *flags) for name, flags in torch_forms().items()}
     if installed("onnxruntime"):
         made["ONNX Runtime"] = lambda: in_onnxruntime(graph)
     if installed("openvino"):
         made["OpenVINO"] = lambda: in_openvino(graph)
     return made
+
+
+def torch_forms() -> dict[str, tuple[bool, bool]]:
+    """Each way to run PyTorch: whether channels are last, and whether it is compiled. {} where it is not installed."""
+    if not (installed("torch") and installed("onnx2torch")):
+        return {}
+    layouts, ways = {"first": False, "last": True}, {"": False, ", compiled": True}
+    return {
+        f"PyTorch, channels {layout}{how}": (last, compile_it)
+        for layout, last in layouts.items()
+        for how, compile_it in ways.items()
+    }
 
 
 def installed(package: str) -> bool:
@@ -114,16 +124,25 @@ def installed(package: str) -> bool:
     return there
 
 
-def in_turns(forwards: dict[str, Forward], images: np.ndarray, rounds: int) -> dict[str, float]:
-    """Milliseconds per image of each: the median over all calls, a few of one after a few of the other."""
-    times: dict[str, list[float]] = {name: [] for name in forwards}
+def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each call: the median over all of its calls, a few of one after a few of the other."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, forward in forwards.items():
+        for name, call in calls.items():
             for _ in range(CALLS):
                 start = time.perf_counter()
-                forward(images)
+                call()
                 times[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(each) / len(images) for name, each in times.items()}
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def print_times(title: str, seconds: dict[str, float], size: int, batch: int) -> None:
+    """A table of what a call on a batch takes in each runtime, ours first."""
+    best = next(iter(seconds.values()))
+    rows = [[name, f"{1e3 * each / batch:.1f}", f"{each / best:.2f}"] for name, each in seconds.items()]
+    print_rows(
+        f"{title}, {size} pixels, batch {batch}, {cores()} cores", ["runtime", "ms per image", "over ours"], rows
+    )
 
 
 def agreeing(made: dict[str, Callable[[], Forward]], images: np.ndarray) -> dict[str, Forward]:
@@ -164,11 +183,8 @@ def main() -> None:
         made = runtimes(model.clone(dtype=jnp.float32), variables)
         for batch in args.batch:
             images = np.random.default_rng(0).integers(0, 256, (batch, model.size, model.size, 3), np.uint8)
-            figures = in_turns(agreeing(made, images), images, args.rounds)
-            best = next(iter(figures.values()))
-            rows = [[runtime, f"{ms:.1f}", f"{ms / best:.2f}"] for runtime, ms in figures.items()]
-            title = f"{name}, {model.size} pixels, batch {batch}, {cores()} cores"
-            print_rows(title, ["runtime", "ms per image", "over ours"], rows)
+            calls = {runtime: partial(forward, images) for runtime, forward in agreeing(made, images).items()}
+            print_times(name, in_turns(calls, args.rounds), model.size, batch)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ averages the weights. What is not installed is left out, and said so: pip instal
 
 import argparse
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -24,12 +23,10 @@ from jaxdbd.commands.onnx_graph import build
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.pipeline import training_batches
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.parallel import cores
-from jaxdbd.scoring.report import print_rows
 from jaxdbd.startup import exit_status, keep_memory
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import initial_variables
-from tools.runtimes import CALLS, installed, torch_network
+from tools.runtimes import CALLS, in_turns, print_times, torch_forms, torch_network
 
 Step = Callable[[], float]  # trains on one batch; returns the loss before it
 SEED = 0
@@ -73,31 +70,17 @@ def steps(arch: str, size: int, batch: int, config: str) -> dict[str, Step]:
     encoder = ARCHS[arch]
     model = DepthDistilledDBD(encoder, full_resolution=not encoder.startswith("lite"), size=size)
     made = {"JAX (ours)": ours(model, size, batch, config)}
-    if installed("torch") and installed("onnx2torch"):
-        graph = build(model, initial_variables(model, SEED, "", ""))
-        for layout in ("first", "last"):
-            for how in ("", ", compiled"):
-                flags = layout == "last", bool(how)
-                made[f"PyTorch, channels {layout}{how}"] = in_torch(graph, size, batch, *flags)
-    return made
+    graph = build(model, initial_variables(model, SEED, "", ""))
+    made |= {name: in_torch(graph, size, batch, *flags) for name, flags in torch_forms().items()}
+    return {name: partial(finite, name, step) for name, step in made.items()}
 
 
-def in_turns(made: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Seconds per step of each: the median over all calls, a few of one after a few of the other.
-
-    The first round is not counted. Raises ValueError where a loss is not finite.
-    """
-    times: dict[str, list[float]] = {name: [] for name in made}
-    for turn in range(rounds + 1):
-        for name, step in made.items():
-            for _ in range(CALLS):
-                start = time.perf_counter()
-                loss = step()
-                if turn > 0:
-                    times[name].append(time.perf_counter() - start)
-                if not np.isfinite(loss):
-                    raise ValueError(f"{name}: the loss is {loss}")
-    return {name: statistics.median(each) for name, each in times.items()}
+def finite(name: str, step: Step) -> float:
+    """The loss of a step. Raises ValueError where it is not finite."""
+    loss = step()
+    if not np.isfinite(loss):
+        raise ValueError(f"{name}: the loss is {loss}")
+    return loss
 
 
 def main() -> None:
@@ -111,11 +94,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would keep the cores from the others
     for arch in args.arch:
-        seconds = in_turns(steps(arch, args.size, args.batch, args.config), args.rounds)
-        best = next(iter(seconds.values()))
-        rows = [[name, f"{1e3 * each / args.batch:.1f}", f"{each / best:.2f}"] for name, each in seconds.items()]
-        title = f"a training step of {arch}, {args.size} pixels, batch {args.batch}, {cores()} cores"
-        print_rows(title, ["runtime", "ms per image", "over ours"], rows)
+        made = steps(arch, args.size, args.batch, args.config)
+        in_turns(made, 1)  # compiles what is not yet compiled
+        print_times(f"a training step of {arch}", in_turns(made, args.rounds), args.size, args.batch)
 
 
 if __name__ == "__main__":
