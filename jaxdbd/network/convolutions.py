@@ -4,14 +4,15 @@ Each computes what the layer of the same name in any framework computes; docs/pe
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
+
+from jaxdbd.network.per_platform import Forms, per_platform
+from jaxdbd.network.winograd import winograd_conv, winograd_input_gradient, winograd_kernel_gradient
 
 he_normal = nn.initializers.he_normal()
 
@@ -41,50 +42,6 @@ class ConvParameters(nn.Module):
         """Returns kernel [k, k, in, out] and bias [out], float32."""
         shape = (self.kernel, self.kernel, self.in_features, self.features)
         return self.param("kernel", he_normal, shape), self.param("bias", nn.initializers.zeros, (self.features,))
-
-
-class Forms(NamedTuple):
-    """Two ways to compute one function of (x, kernel, *settings), and the gradient of the first if not by autodiff."""
-
-    cpu: Callable
-    default: Callable
-    cpu_gradient: Callable | None = None  # (x, kernel, dy, *settings) -> gradients of x and kernel
-    settings: tuple = ()  # numbers
-
-
-# Compiled once per forms and shapes, so that a network applied outside of jit does not compile at every call.
-@partial(jax.jit, static_argnums=2, inline=True)
-def per_platform(x: Array, kernel: Array, forms: Forms) -> Array:
-    """One function in the form that suits the platform, chosen with its gradient when the program is lowered.
-
-    So one exported program is right on every platform, and fast on each. Without a rule of its own, autodiff would keep
-    the intermediate values of both forms.
-    """
-    return _with_gradient(x, kernel, forms)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _with_gradient(x, kernel, forms):
-    cpu, default = (lambda x, kernel, f=f: f(x, kernel, *forms.settings) for f in (forms.cpu, forms.default))
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-
-
-def _forward(x, kernel, forms):
-    return _with_gradient(x, kernel, forms), (x, kernel)
-
-
-def _backward(forms, residuals, dy):
-    def by_autodiff(function):
-        return lambda x, kernel, dy: jax.vjp(lambda x, k: function(x, k, *forms.settings), x, kernel)[1](dy)
-
-    def by_rule(x, kernel, dy):
-        return forms.cpu_gradient(x, kernel, dy, *forms.settings)
-
-    cpu = by_rule if forms.cpu_gradient else by_autodiff(forms.cpu)
-    return jax.lax.platform_dependent(*residuals, dy, cpu=cpu, default=by_autodiff(forms.default))
-
-
-_with_gradient.defvjp(_forward, _backward)
 
 
 # --- 1x1 and 3x3 convolutions ---
@@ -138,74 +95,6 @@ def product_conv_gradient(x, kernel, dy):
 def input_gradient(kernel, dy):
     """Gradient of `same_conv` by its input: a convolution by the kernel turned by 180 degrees."""
     return same_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
-
-
-def winograd_patches(x):
-    """The transform of each 4x4 patch of a padded map with even sides, [4][4] of [pixels / 4, c]."""
-    _, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def along(d):
-        return d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]
-
-    rows = along([padded[:, i : i + h - 1 : 2] for i in range(4)])
-    patches = [along([row[:, :, j : j + w - 1 : 2] for j in range(4)]) for row in rows]
-    return [[patch.reshape(-1, c) for patch in row] for row in patches]
-
-
-def winograd_kernels(kernel):
-    """The transform of a 3x3 kernel, [4][4] of [c, d]."""
-
-    def along(g):
-        return g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]
-
-    return [along(row) for row in along(kernel)]
-
-
-def winograd_outputs(products, b, h, w):
-    """The map [b, h, w, d] whose transformed 2x2 outputs are given, [4][4] of [pixels / 4, d]."""
-
-    def along(m):
-        return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
-
-    columns = [along([products[i][j] for i in range(4)]) for j in range(4)]
-    parts = [jnp.stack(along([column[a] for column in columns]), axis=1) for a in range(2)]  # [pixels, 2, d] each
-    return jnp.stack(parts).reshape(2, b, h // 2, w // 2, 2, -1).transpose(1, 2, 0, 3, 4, 5).reshape(b, h, w, -1)
-
-
-def winograd_conv(x, kernel):
-    """A 3x3 `same_conv` of a map with even sides, in 16 multiplications per 2x2 outputs where it has 36.
-
-    Winograd's F(2x2, 3x3) as in Lavin and Gray, CVPR 2016: each 4x4 patch and the kernel are transformed by sums, then
-    multiplied entry by entry of the 16, all pixels of an entry in one matrix product. In float32 it errs by 1e-6.
-    """
-    patches, kernels = winograd_patches(x), winograd_kernels(kernel)
-    products = [[jnp.dot(patches[i][j], kernels[i][j]) for j in range(4)] for i in range(4)]
-    return winograd_outputs(products, *x.shape[:3])
-
-
-def winograd_input_gradient(kernel, dy):
-    """`input_gradient` as a Winograd convolution, on the transform of the kernel as it is."""
-    patches, kernels = winograd_patches(dy), winograd_kernels(kernel)
-    turned = (3, 1, 2, 0)  # where the transform of a turned kernel has what that of the kernel has
-    products = [[jnp.dot(patches[i][j], kernels[turned[i]][turned[j]].T) for j in range(4)] for i in range(4)]
-    return winograd_outputs(products, *dy.shape[:3])
-
-
-def winograd_kernel_gradient(x, dy):
-    """Gradient of `same_conv` by its kernel, in 16 multiplications per 2x2 outputs too: `winograd_conv` transposed."""
-
-    def spread(y):  # along an axis, from two outputs to the four products that they are sums of
-        return y[0], y[0] + y[1], y[0] - y[1], -y[1]
-
-    def gathered(u):  # along an axis, from four entries of the transform to the three of the kernel
-        return u[0] + (u[1] + u[2]) / 2, (u[1] - u[2]) / 2, (u[1] + u[2]) / 2 + u[3]
-
-    patches, d = winograd_patches(x), dy.shape[-1]
-    d_products = [spread([row[:, :, j::2] for j in range(2)]) for row in spread([dy[:, i::2] for i in range(2)])]
-    d_kernels = [[jnp.dot(patches[i][j].T, d_products[i][j].reshape(-1, d)) for j in range(4)] for i in range(4)]
-    columns = [gathered([d_kernels[i][j] for i in range(4)]) for j in range(4)]
-    return jnp.stack([jnp.stack(gathered([column[a] for column in columns])) for a in range(3)])
 
 
 def winograd_gradient(x, kernel, dy):

@@ -82,7 +82,7 @@ def lowered(encoder, full_resolution, size, train, platform="cpu"):
 
 @pytest.mark.parametrize(
     ("encoder", "full_resolution", "gmac"),
-    # By XLA's count of products that are not with padding, less what Winograd saves (convolutions.py); without it 39.3
+    # By XLA's count of products that are not with padding, less what Winograd saves (winograd.py); without it 39.3
     # and 47.5 for VGG. As the paper's code computes it: 44.9, 53.4, 70.1.
     [
         ("vgg16", True, 26.03),

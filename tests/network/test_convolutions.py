@@ -10,6 +10,8 @@ import pytest
 from flax import linen as nn
 
 from jaxdbd.network import convolutions
+from jaxdbd.network.per_platform import per_platform
+from jaxdbd.network.winograd import winograd_conv
 
 
 def random(*shape, seed=0):
@@ -75,8 +77,8 @@ def test_conv_3x3_has_the_gradients_of_a_convolution(size):
 @pytest.mark.parametrize("wide", [0, 9])
 def test_winograd_computes_the_convolution(size, wide, monkeypatch):
     monkeypatch.setattr(convolutions, "WIDE", wide)
-    form = with_gradient(convolutions.winograd_conv, convolutions.winograd_gradient)
-    agree([convolutions.winograd_conv, form], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
+    form = with_gradient(winograd_conv, convolutions.winograd_gradient)
+    agree([winograd_conv, form], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
 
 
 def test_wide_3x3_convolutions_choose_a_form_per_platform():
@@ -133,7 +135,7 @@ def test_wide_dilated_convolutions_choose_a_form_per_platform():
 
 def test_outside_of_jit_each_form_is_compiled_once():
     x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4)
-    count: Any = getattr(convolutions.per_platform, "_cache_size")  # noqa: B009, a method that JAX's types hide
+    count: Any = getattr(per_platform, "_cache_size")  # noqa: B009, a method that JAX's types hide
     convolutions.depthwise_conv(x, kernel)
     compiled = count()
     convolutions.depthwise_conv(x + 1, kernel, 1)
