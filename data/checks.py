@@ -14,7 +14,7 @@ from data import sources
 from jaxdbd.decoding import Undecodable, opened
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_errors_in_one_line, shown
-from jaxdbd.masks import read_mask
+from jaxdbd.masks import read_map, read_mask
 from jaxdbd.parallel import in_turn, parallel_map
 from jaxdbd.photos import conversion, upright_rgb
 
@@ -103,23 +103,26 @@ def inspect(pair: sources.Pair) -> Finding:
         return Finding(_undecodable(pair.image, "photograph", error))
     except UserError as error:
         return Finding(str(error))
-    if pair.mask is None:
+    path = pair.mask or pair.sharp
+    if path is None:
         return finding
     try:
-        mask = read_mask(pair.mask)
+        mask = read_mask(path) if pair.mask else read_map(path)
     except Undecodable as error:
-        return Finding(_undecodable(pair.mask, "mask", error))
+        return Finding(_undecodable(path, "mask", error))
     except UserError as error:
         return Finding(str(error))
     height, width = mask.shape
     if size != (width, height):
-        name = shown(pair.mask.name)
+        name = shown(path.name)
         if as_stored == (width, height):
             return Finding(
                 f"{shown(pair.image)}: its EXIF tag turns it to {size[0]}x{size[1]}, but {name} is "
                 f"{width}x{height}, not turned; turn the mask or remove the tag"
             )
         return Finding(f"{shown(pair.image)}: {size[0]}x{size[1]}, but {name} is {width}x{height}")
+    if pair.mask is None:
+        return finding
     low, high = int(mask.min()), int(mask.max())
     grays = bool(((mask != 0) & (mask != 255)).any())
     return dataclasses.replace(finding, gray_mask=grays, uniform=low if low == high else None)
@@ -183,6 +186,9 @@ def remarks(
     if gray:
         names = ", ".join(shown(mask.name) for mask in gray[:3]) + (", ..." if len(gray) > 3 else "")
         out.append(f"{len(gray)} mask(s) hold grays and were cut at 127: {names}")
+    mapped = [pair.sharp is not None for pairs in splits.values() for pair in pairs]
+    if any(mapped) and not all(mapped):
+        out.append(f"{mapped.count(False)} photograph(s) have no map and count as sharp all over")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):
         out.append(f"{count} photograph(s) {what}")
     out += [finding.remark for finding in everything if finding.remark]

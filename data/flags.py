@@ -55,6 +55,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     g = p.add_argument_group("rendered datasets")
     g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")
     g.add_argument("--renderings", type=int, default=2, help="refocused: scenes per photograph (default: 2)")
+    g.add_argument("--sharp_maps", type=local_path, help="refocused: maps of photographs that are not sharp all over")
 
     g = p.add_argument_group("synthetic")
     g.add_argument("--train_scenes", type=int, default=400)
@@ -92,6 +93,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--teacher_features are tensors of an ONNX file: --teacher={args.teacher} has none")
     if args.teacher_features and args.dataset == "refocused":
         raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
+    if args.sharp_maps and args.dataset != "refocused":
+        raise UserError(f"--sharp_maps is for --dataset=refocused; {args.dataset} has masks")
     if args.renderings < 1:
         raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:

@@ -35,7 +35,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder with its files")
     if args.dataset == "refocused":
         source = sources.REFOCUSED
-        splits, problems = sources.find_photographs(args.manual_dir, args.test_list, args.train_list)
+        splits, problems = sources.find_photographs(args.manual_dir, args.test_list, args.train_list, args.sharp_maps)
         lists = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
         extra = {"renderings": args.renderings, "seed": args.seed}
         extra |= {f"{which}_list": teachers.digest({"names": names}) for which, names in lists.items()}
@@ -46,7 +46,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         splits, problems = sources.find_pairs(source, args.manual_dir)
         extra = {"masks_white": source.white}
     sizes = [
-        [split, p.id, *(_size_of(path) for path in (p.image, p.mask) if path)]
+        [split, p.id, *(_size_of(path) for path in (p.image, p.mask, p.sharp) if path)]
         for split, found in splits.items()
         for p in found
     ]

@@ -1,11 +1,12 @@
-"""Defocus made from photographs that are sharp all over: refocused through a lens, by the nearness a teacher sees.
+"""Defocus made from sharp photographs: refocused through a lens, by the nearness a teacher sees.
 
 A point of nearness n spreads over a disk of diameter c = A |n - n_f| pixels: the circle of confusion (Potmesil and
 Chakravarty, SIGGRAPH 1981). The photograph is cut into layers of nearness. Each layer is blurred in linear light by its
 own disk, together with its coverage and with the class of its pixels (sharp, between, blurred), and takes the part of
 every pixel that the nearer layers have left free. So what is near and blurred spills over what is behind it, and
 nothing from behind stains what is near and sharp. Behind the edges of things, where a blurred one lets it through, the
-ground is guessed.
+ground is guessed. Of a photograph that is not sharp all over, a map says what is: the rest can count as blurred, and
+never as sharp.
 """
 
 import dataclasses
@@ -19,11 +20,13 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import sources, synthetic, teachers
+from jaxdbd.masks import read_map
 from jaxdbd.parallel import in_turn
 
 # All choices of ours. Lengths are shares of the longer side of the picture.
 MAX_SIDE = 1024  # larger photographs are reduced to this
 LOW, HIGH = 0.004, 0.007  # a disk up to LOW counts as sharp and from HIGH on as blurred: 1.3 and 2.2 pixels of 320
+SURE = 0.8  # from here on a map of what is sharp is believed
 CERTAIN = 0.7  # a pixel counts where this much of its light is of one class
 LAYERS = 24  # between quantiles of nearness
 GUIDE_RADIUS, GUIDE_EPSILON = 0.012, 1e-3  # of the guided filter; less lets writing on a wall stand out in depth
@@ -47,6 +50,7 @@ class Scene:
     id: str
     image: Path
     seed: tuple[int, ...]
+    sharp: Path | None = None  # what is in focus in the photograph, 255 = surely; without it, everything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,12 @@ def scenes(splits: dict[str, list[sources.Pair]], renderings: int, seed: int) ->
     """Names `renderings` scenes of each photograph of each split: STEM_0, STEM_1, ..."""
     return {
         split: [
-            Scene(f"{photo.id}_{k}", photo.image, (seed, int(split == "test"), _stable_hash(photo.image.name), k))
+            Scene(
+                f"{photo.id}_{k}",
+                photo.image,
+                (seed, int(split == "test"), _stable_hash(photo.image.name), k),
+                photo.sharp,
+            )
             for photo in photos
             for k in range(renderings)
         ]
@@ -78,8 +87,9 @@ def _stable_hash(name: str) -> int:
 
 
 def load(scene: Scene) -> dict:
-    """The record of a scene, for the teacher and for `render`: the sharp photograph, `id` and `seed`."""
-    return {"id": scene.id, "seed": scene.seed} | sources.load_photograph(scene.image)
+    """The record of a scene, for the teacher and for `render`: the photograph, `id`, `seed`, what is sharp in it."""
+    record = {"id": scene.id, "seed": scene.seed} | sources.load_photograph(scene.image)
+    return record if scene.sharp is None else record | {"sharp": read_map(scene.sharp) >= 255 * SURE}
 
 
 def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
@@ -99,9 +109,12 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
         photo = file.copy()
     pixels = np.asarray(photo)
     near = refine(teachers.fill_holes(depth), pixels)
-    lens = draw_lens(rng, near)
+    sharp = None
+    if "sharp" in record:
+        sharp = cv2.resize(record["sharp"].astype(np.uint8), photo.size, interpolation=cv2.INTER_NEAREST) > 0
+    lens = draw_lens(rng, near, sharp)
     light = boost_highlights(linear(pixels), _log_uniform(rng, *BOOST))
-    light, classes = photograph(light, near, lens, synthetic.draw_aperture(rng))
+    light, classes = photograph(light, near, lens, synthetic.draw_aperture(rng), sharp)
     mask, valid = labels(classes)
     encoded = io.BytesIO()
     quality, subsampling = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), int(rng.choice([0, 2]))  # 4:4:4, 4:2:0
@@ -131,11 +144,13 @@ def refine(depth: Float16[np.ndarray, "h w"], photo: UInt8[np.ndarray, "H W 3"])
     return np.clip(mean(slope) * guide + mean(mean_near - slope * mean_guide), 0, 1)
 
 
-def draw_lens(rng: np.random.Generator, near: Float[np.ndarray, "h w"]) -> Lens:
+def draw_lens(
+    rng: np.random.Generator, near: Float[np.ndarray, "h w"], sharp: Bool[np.ndarray, "h w"] | None = None
+) -> Lens:
     """Draws what is in focus and how much the rest is blurred.
 
-    The focus is the nearness of a pixel, and not of one on an edge, where nearness passes through the empty place
-    between two things; only scenes all out of focus differ.
+    The focus is the nearness of a pixel, of one that is `sharp` if there is any, and not of one on an edge, where
+    nearness passes through the empty place between two things; only scenes all out of focus differ.
     """
     side = max(near.shape)
     kind = rng.random()
@@ -154,8 +169,10 @@ def draw_lens(rng: np.random.Generator, near: Float[np.ndarray, "h w"]) -> Lens:
         near_only = kind < ALL_SHARP + ALL_BLURRED + FOCUS_FAR + FOCUS_NEAR
         quantiles, widest = NEAR_QUANTILES if near_only else (0, 1), _log_uniform(rng, *WIDE)
     steep = cv2.morphologyEx(near, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8))
-    even = near[steep <= np.quantile(steep, EVEN)]
-    focus = float(np.quantile(even, rng.uniform(*quantiles), method="nearest"))
+    even = steep <= np.quantile(steep, EVEN)
+    if sharp is not None and (even & sharp).any():
+        even &= sharp
+    focus = float(np.quantile(near[even], rng.uniform(*quantiles), method="nearest"))
     return Lens(float(widest * side / max(nearest - focus, focus - farthest, 1e-3)), focus)
 
 
@@ -180,7 +197,11 @@ def boost_highlights(light: Float[np.ndarray, "h w 3"], times: float) -> Float[n
 
 
 def photograph(
-    light: Float[np.ndarray, "h w 3"], near: Float[np.ndarray, "h w"], lens: Lens, kernel: synthetic.Kernel
+    light: Float[np.ndarray, "h w 3"],
+    near: Float[np.ndarray, "h w"],
+    lens: Lens,
+    kernel: synthetic.Kernel,
+    sharp: Bool[np.ndarray, "h w"] | None = None,
 ) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 2"]]:
     """The light that falls on the sensor, and which share of it at each pixel comes from sharp and blurred points.
 
@@ -189,15 +210,17 @@ def photograph(
         near: nearness, [0, 1].
         lens: what is in focus.
         kernel: diameter in pixels -> normalized blur kernel.
+        sharp: what is in focus in the photograph; no other point counts as sharp. None: all of it.
 
     Returns:
         Linear light; the shares of sharp and of blurred points. What lacks to 1 is between the two.
     """
     levels = np.unique(np.quantile(near, np.linspace(0, 1, LAYERS)).astype(np.float32))
     cocs = lens.coc(levels)
-    seen = _premultiplied(light, near, lens)
-    ground_light, ground_near = behind(light, near, reach=int(np.ceil(cocs.max() / 2)) + 2)
-    ground = _premultiplied(ground_light, ground_near, lens)
+    sharp = np.ones(near.shape, bool) if sharp is None else sharp
+    seen = _premultiplied(light, near, lens, sharp)
+    ground_light, ground_near, ground_sharp = behind(light, near, sharp, reach=int(np.ceil(cocs.max() / 2)) + 2)
+    ground = _premultiplied(ground_light, ground_near, lens, ground_sharp)
     # Place of each pixel among the layers: 3.25 belongs to layer 3 by three quarters and to layer 4 by one.
     place, ground_place = (np.interp(n, levels, np.arange(len(levels))).astype(np.float32) for n in (near, ground_near))
     hidden = np.ceil(ground_place) < np.floor(place)  # no layer holds a pixel and its ground at once
@@ -219,10 +242,10 @@ def photograph(
     return sensor[..., :3], sensor[..., 4:]
 
 
-def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens) -> np.ndarray:
+def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens, sharp: np.ndarray) -> np.ndarray:
     """Color, coverage 1, and the classes sharp and blurred: [h, w, 6]."""
     coc, side = lens.coc(near), max(near.shape)
-    return np.dstack([light, np.ones_like(near), coc <= LOW * side, coc >= HIGH * side]).astype(np.float32)
+    return np.dstack([light, np.ones_like(near), sharp & (coc <= LOW * side), coc >= HIGH * side]).astype(np.float32)
 
 
 def _box(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | None:
@@ -236,22 +259,25 @@ def _box(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | No
 
 
 def behind(
-    light: Float[np.ndarray, "h w 3"], near: Float[np.ndarray, "h w"], reach: int
-) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"]]:
+    light: Float[np.ndarray, "h w 3"], near: Float[np.ndarray, "h w"], sharp: Bool[np.ndarray, "h w"], reach: int
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
     """Guesses the ground that things hide near their edges, where it shows once they are blurred.
 
     Args:
         light: linear light.
         near: nearness, [0, 1].
+        sharp: what is in focus.
         reach: how far behind an edge the ground is wanted, pixels.
 
     Returns:
-        The mean light of what is farthest in the square of `reach` around each pixel; its nearness.
+        The mean light of what is farthest in the square of `reach` around each pixel; its nearness; whether all of
+        the square is in focus.
     """
     size = (2 * reach + 1, 2 * reach + 1)
+    square = np.ones(size, np.uint8)
     weight = np.exp(-near / FARTHEST)[..., None]
     total = cv2.boxFilter(np.dstack([light * weight, weight]), -1, size, borderType=cv2.BORDER_REFLECT)
-    return total[..., :3] / total[..., 3:], cv2.erode(near, np.ones(size, np.uint8))
+    return total[..., :3] / total[..., 3:], cv2.erode(near, square), cv2.erode(sharp.astype(np.uint8), square) > 0
 
 
 def labels(classes: Float[np.ndarray, "h w 2"]) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:

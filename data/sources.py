@@ -93,13 +93,15 @@ REFOCUSED = Source(title="sharp photographs, refocused through their depth", fol
 class Pair:
     """One photograph and its mask. `white` is what the mask file draws white, `blur` or `focus`.
 
-    A photograph that a renderer will refocus comes without a mask.
+    A photograph that a renderer will refocus comes without a mask, and perhaps with a `sharp` map: how likely each
+    pixel is in focus before, 255 = surely.
     """
 
     id: str
     image: Path
     mask: Path | None
     white: str
+    sharp: Path | None = None
 
 
 def customise(
@@ -183,9 +185,11 @@ def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]],
 
 
 def find_photographs(
-    folder: Path, test_list: Path | None = None, train_list: Path | None = None
+    folder: Path, test_list: Path | None = None, train_list: Path | None = None, maps: Path | None = None
 ) -> tuple[dict[str, list[Pair]], list[str]]:
     """Lists the photographs that lie in a folder, without masks, split by lists of names as `find_pairs` does it.
+
+    With a folder of `maps`, those of the same stem are their `sharp` maps; it is a problem if there are none at all.
 
     Returns:
         `{split: pairs sorted by id}`, without `test` where there is no test list, and every problem found, a line each.
@@ -202,9 +206,14 @@ def find_photographs(
             f"no photographs in {shown(folder)}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}"
         )
     usable = [key for key in sorted(photos) if is_utf8(photos[key].name)]
-    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white) for key in usable}
+    sharp, twice = files_by_stem(maps, SUFFIXES) if maps else ({}, [])
+    problems += _names_twice(twice)
+    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white, sharp.get(key)) for key in usable}
     splits, found = _split(everything, photos.keys(), test_list, train_list, str(folder))
-    return {split: list(pairs.values()) for split, pairs in splits.items() if pairs}, problems + found
+    chosen = {split: list(pairs.values()) for split, pairs in splits.items() if pairs}
+    if maps and not any(pair.sharp for pairs in chosen.values() for pair in pairs):
+        problems.append(f"{shown(maps)}: no map has the name of a photograph")
+    return chosen, problems + found
 
 
 def _names_twice(twice: list[tuple[Path, Path]]) -> list[str]:

@@ -115,6 +115,31 @@ def test_blur_grows_smoothly_on_a_slope():
     assert np.abs(np.diff(contrast)).max() < 0.06
 
 
+def test_what_was_not_sharp_before_never_counts_as_sharp():
+    light, near = two_planes()
+    sharp = np.zeros((SIZE, SIZE), bool)
+    sharp[:, :60] = True
+    _, classes = refocus.photograph(light, near, Lens(10 / (NEAR - FAR), FAR), disk, sharp)
+    mask, valid = refocus.labels(classes)
+    ground = near == FAR
+    ground[30:90, 30:90] = False  # where the square spills over it
+    assert mask[ground & sharp].all()
+    assert valid[ground & sharp].all()
+    assert not mask[ground & ~sharp].any()
+    assert not valid[ground & ~sharp].any()  # nor as blurred, for nothing blurred it here
+    assert not mask[50:70, 50:70].any()
+    assert valid[50:70, 50:70].all()  # the square is blurred, be it sharp before or not
+
+
+def test_the_focus_is_on_what_was_sharp_before():
+    sharp = np.zeros((100, 100), bool)
+    sharp[:, 40:60] = True
+    lenses = [refocus.draw_lens(np.random.default_rng(i), ramp(100), sharp) for i in range(200)]
+    focused = [lens.focus for lens in lenses if lens.coc(ramp(100)).min() < 1e-6]
+    assert len(focused) > 150
+    assert 0.4 <= min(focused) <= max(focused) <= 0.6
+
+
 def test_a_highlight_becomes_a_disk():
     light = np.full((101, 101, 3), 0.01, np.float32)
     light[50, 50] = 200.0
@@ -269,6 +294,27 @@ def test_processes_and_beam_build_the_same_bytes(raw, built, tmp_path, monkeypat
     assert hashes(tmp_path / "beam") == hashes(built)
 
 
+def test_maps_say_what_is_sharp(raw, tmp_path, capsys):
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    left = np.zeros((64, 96), np.uint8)
+    left[:, :48], left[:, 48:] = 230, 190  # as `predict` writes them: surely and perhaps
+    args = [*command(raw, tmp_path), f"--sharp_maps={maps}"]
+    Image.fromarray(left).save(maps / "e.png")
+    assert build.main(args) == 1
+    assert "maps: no map has the name of a photograph" in capsys.readouterr().err
+    for stem in "abc":
+        Image.fromarray(left[: 32 if stem == "b" else 64]).save(maps / f"{stem}.png")
+    assert build.main(args) == 1
+    assert "b.png: 96x64, but b.png is 96x32" in capsys.readouterr().err
+    Image.fromarray(left).save(maps / "b.png")
+    assert build.main([*args, "--renderings=6"]) == 0
+    assert "1 photograph(s) have no map and count as sharp all over" in capsys.readouterr().err  # d.bmp, to test on
+    masks = [np.squeeze(r["mask"]) for r in tfds.builder_from_directory(folder_of(tmp_path)).as_data_source("train")]
+    assert np.any([mask[:, :40] > 0 for mask in masks])
+    assert not np.any([mask[:, 56:] > 0 for mask in masks])
+
+
 def test_train_list_alone_and_one_rendering(raw, tmp_path):
     (tmp_path / "train.txt").write_text("a.jpg\nb.png\n")
     args = [arg for arg in command(raw, tmp_path) if not arg.startswith("--test_list")]
@@ -306,6 +352,8 @@ def test_the_teacher_sees_each_photograph_once(tmp_path):
         (["--teacher=none"], "blurs by depth"),
         (["--teacher=scene"], "synthetic scenes only"),
         (["--renderings=0"], "at least 1"),
+        (["--sharp_maps=/nowhere/at/all"], "/nowhere/at/all"),
+        (["--dataset=folder", "--sharp_maps=maps"], "folder has masks"),
         (["--manual_dir=/nowhere/at/all"], "no folder /nowhere/at/all"),
         (["--test_list=/nowhere.txt"], "no list of names"),
     ],
