@@ -155,7 +155,7 @@ def test_an_interruption_leaves_the_rows_of_what_is_done(weights_file, tmp_path,
             number = signal.SIGINT if stop is KeyboardInterrupt else signal.SIGTERM
             signal.pthread_kill(threading.main_thread().ident, number)  # Ctrl-C wakes that one, too
         elif call > 3:
-            time.sleep(0.05)  # so that the main thread hears of it before all is written
+            time.sleep(0.5)  # so that the main thread hears of it before all is written, however busy the machine
         return write(*args)
 
     monkeypatch.setattr("jaxdbd.commands.predict.write_prediction", stopping)

@@ -213,7 +213,7 @@ def test_commands_say_in_one_line_what_the_store_refuses(data_dir, home, bucket,
 
 @pytest.mark.slow
 def test_an_upload_of_shards_that_is_killed_goes_on(store, home, built):
-    command = [sys.executable, str(tiny.ROOT / "data/build.py"), *BUILD, "--num_shards=4", "--data_dir=gs://slow/data"]
+    command = [sys.executable, str(tiny.ROOT / "data/build.py"), *BUILD, "--num_shards=6", "--data_dir=gs://slow/data"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     place = "gs://slow/data/dbd/synthetic/1.0.0"
     while len(names(place)) < 3:
