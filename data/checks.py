@@ -109,7 +109,7 @@ def inspect(pair: sources.Pair) -> Finding:
     try:
         mask = read_mask(path) if pair.mask else read_map(path)
     except Undecodable as error:
-        return Finding(_undecodable(path, "mask", error))
+        return Finding(_undecodable(path, "mask" if pair.mask else "map", error))
     except UserError as error:
         return Finding(str(error))
     height, width = mask.shape

@@ -87,9 +87,8 @@ def _stable_hash(name: str) -> int:
 
 
 def load(scene: Scene) -> dict:
-    """The record of a scene, for the teacher and for `render`: the photograph, `id`, `seed`, what is sharp in it."""
-    record = {"id": scene.id, "seed": scene.seed} | sources.load_photograph(scene.image)
-    return record if scene.sharp is None else record | {"sharp": read_map(scene.sharp) >= 255 * SURE}
+    """The record of a scene, for the teacher and for `render`: the photograph, `id`, `seed`, the file of `sharp`."""
+    return {"id": scene.id, "seed": scene.seed, "sharp": scene.sharp} | sources.load_photograph(scene.image)
 
 
 def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
@@ -110,8 +109,8 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
     pixels = np.asarray(photo)
     near = refine(teachers.fill_holes(depth), pixels)
     sharp = None
-    if "sharp" in record:
-        sharp = cv2.resize(record["sharp"].astype(np.uint8), photo.size, interpolation=cv2.INTER_NEAREST) > 0
+    if record["sharp"] is not None:
+        sharp = cv2.resize(read_map(record["sharp"]), photo.size, interpolation=cv2.INTER_NEAREST) >= 255 * SURE
     lens = draw_lens(rng, near, sharp)
     light = boost_highlights(linear(pixels), _log_uniform(rng, *BOOST))
     light, classes = photograph(light, near, lens, synthetic.draw_aperture(rng), sharp)

@@ -33,7 +33,7 @@ def ramp(size=200):
 
 
 def record(pixels, seed=(0, 0, 0, 0)):
-    return {"id": "a_0", "seed": seed, "image": sources.png(Image.fromarray(pixels))}
+    return {"id": "a_0", "seed": seed, "sharp": None, "image": sources.png(Image.fromarray(pixels))}
 
 
 def decoded(encoded):
