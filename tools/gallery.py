@@ -2,7 +2,7 @@
 
     python -m tools.gallery [--weights=W]
 
-docs/gallery.md says whose they are. Four lie in docs/photographs/, the others come with scikit-learn and scikit-image;
+docs/gallery.md says whose they are. Six lie in docs/photographs/, the others come with scikit-learn and scikit-image;
 docs/photograph.jpg has three of them, for the README. The last of the gallery is focused far by data/refocus.py.
 """
 
@@ -76,8 +76,8 @@ def main() -> None:
     model, variables = jaxdbd.load(args.weights)
     mountains, flower = read("mountains"), load_sample_image("flower.jpg")
     stream = focused_far(model, variables, read("stream"))
-    others = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    gallery = [mountains, load_sample_image("china.jpg"), flower, *others, stream]
+    portrait, food, night = (getattr(skimage.data, name)() for name in ("astronaut", "coffee", "rocket"))
+    gallery = [mountains, read("street"), portrait, flower, read("group"), food, night, stream]
     draw(model, variables, threshold, gallery, args.out / "gallery.jpg")
     draw(model, variables, threshold, [mountains, flower, stream], args.out / "photograph.jpg")
     hard = [read("sunset"), read("dogs"), gray2rgb(skimage.data.camera())]
