@@ -143,6 +143,15 @@ def test_a_full_disk_is_one_line_and_the_table_holds_what_was_done(weights_file,
         assert (small_disk / f"{Path(name).stem}.overlay.jpg").exists()
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, though a shell that runs the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_leaves_the_rows_of_what_is_done(weights_file, tmp_path, monkeypatch, stop):
     for i in range(64):
