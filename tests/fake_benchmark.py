@@ -1,5 +1,7 @@
-"""A benchmark of a few small photographs, written to a folder, for the tests of data/."""
+"""A benchmark of a few small photographs, written to a folder, and what is built of it, for the tests of data/."""
 
+import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -34,3 +36,14 @@ def write_benchmark(folder: Path, count: int = 10) -> list[str]:
     for i, name in enumerate(names):
         write_pair(folder, name, i)
     return names
+
+
+def decoded(encoded: bytes) -> np.ndarray:
+    """The pixels of an encoded picture."""
+    return np.asarray(Image.open(io.BytesIO(encoded)))
+
+
+def hashes(data_dir: Path, dataset: str = "folder") -> dict[str, str]:
+    """SHA-256 of every file of a built dataset."""
+    files = sorted((data_dir / "dbd" / dataset / "1.0.0").iterdir())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

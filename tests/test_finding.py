@@ -4,23 +4,16 @@ import os
 from pathlib import Path
 
 import pytest
-from odd_files import camera_raw
-from PIL import Image
+from odd_files import camera_raw, ramp, save
 
 from jaxdbd.errors import UserError
 from jaxdbd.photos import find_photographs, read_photograph
 
 
-def save(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (32, 20), (200, 90, 40)).save(path)
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path) -> Path:
     for name in ("a.jpg", "b c.PNG", "é.webp", "sub/a.jpg", "sub/deep/d.tif"):
-        save(tmp_path / "in" / name)
+        save(tmp_path / "in" / name, ramp())
     (tmp_path / "in" / "notes.txt").write_text("no photograph")
     (tmp_path / "in" / "._a.jpg").write_bytes(b"a desktop's own file")
     (tmp_path / "in" / "folder.jpg").mkdir()
@@ -45,12 +38,12 @@ def test_patterns_files_and_repeats(folder, tmp_path):
     (folder / "folder.jpg").rmdir()
     assert set(names(find_photographs(arguments, out), folder, out).values()) == {"a", "b c", "é"}
     assert names(find_photographs([str(folder / "**/d.*")], out), folder, out) == {"sub/deep/d.tif": "d"}
-    save(folder / "[1].jpg")  # looks like a pattern, and is a file
+    save(folder / "[1].jpg", ramp())  # looks like a pattern, and is a file
     assert names(find_photographs([str(folder / "[1].jpg")], out), folder, out) == {"[1].jpg": "[1]"}
 
 
 def test_same_stem_keeps_the_suffix(folder, tmp_path):
-    save(folder / "A.png")
+    save(folder / "A.png", ramp())
     out = tmp_path / "out"
     assert names(find_photographs([str(folder)], out), folder, out) == {
         "a.jpg": "a.jpg",
@@ -63,7 +56,7 @@ def test_same_stem_keeps_the_suffix(folder, tmp_path):
 def test_two_photographs_never_write_one_file(folder, tmp_path):
     with pytest.raises(UserError, match="would both write"):
         find_photographs([str(folder / "a.jpg"), str(folder / "sub" / "a.jpg")], tmp_path / "out")
-    save(folder / "a.depth.jpg")
+    save(folder / "a.depth.jpg", ramp())
     assert len(find_photographs([str(folder)], tmp_path / "out")) == 4
     with pytest.raises(UserError, match=r"a\.depth\.png"):
         find_photographs([str(folder)], tmp_path / "out", (".png", ".depth.png"))
@@ -81,7 +74,7 @@ def test_an_output_folder_inside_is_not_read(folder, tmp_path):
     out = folder / "maps"
     before = find_photographs([str(folder)], out, recursive=True)
     for name in before.values():
-        save(name.with_name(name.name + ".png"))
+        save(name.with_name(name.name + ".png"), ramp())
     assert find_photographs([str(folder)], out, recursive=True) == before
     # The other way round, the photographs' folder inside the output folder, is read.
     assert len(find_photographs([str(folder)], folder.parent)) == 3

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from odd_files import camera_raw
+from odd_files import camera_raw, save
 from PIL import Image
 
 from jaxdbd.decoding import opened, reduce_decoding
@@ -18,14 +18,6 @@ from jaxdbd.photos import SPARE, read_photograph, reduced_photograph
 
 RAMP = np.linspace(0, 255, 32).astype(np.uint8)[None].repeat(20, axis=0)  # 20 high, 32 wide, dark to bright
 COLORS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 90)], axis=-1)
-
-
-def save(path: Path, picture: Image.Image | np.ndarray, **options) -> Path:
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, **options)
-    return path
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from fake_benchmark import mask, write_benchmark, write_pair
+from fake_benchmark import hashes, mask, write_benchmark, write_pair
 from PIL import Image
 from tensorflow_datasets.core import constants
 
@@ -39,12 +38,6 @@ def script(*args, **kwargs):
         text=True,
         **kwargs,
     )
-
-
-def hashes(data_dir, dataset="folder"):
-    """SHA-256 of every file of a built dataset."""
-    files = sorted((data_dir / "dbd" / dataset / "1.0.0").iterdir())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def shards(data_dir):

@@ -1,8 +1,7 @@
-import io
-
 import cv2
 import numpy as np
 import pytest
+from fake_benchmark import decoded
 from fake_benchmark import photograph as smooth
 from PIL import Image
 
@@ -29,10 +28,6 @@ def ramp(size=200):
 
 def record(pixels, seed=(0, 0, 0, 0)):
     return {"id": "a_0", "seed": seed, "sharp": None, "image": sources.png(Image.fromarray(pixels))}
-
-
-def decoded(encoded):
-    return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
 def test_in_focus_at_one_nearness_the_photograph_stays():

@@ -1,7 +1,5 @@
 """`data/build.py --dataset=refocused`: from a folder of photographs to shards."""
 
-import hashlib
-import io
 import json
 import pickle
 from functools import partial
@@ -9,14 +7,11 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fake_benchmark import decoded, hashes
 from fake_benchmark import photograph as smooth
 from PIL import Image
 
 from data import build, refocus, sources, teachers
-
-
-def decoded(encoded):
-    return np.asarray(Image.open(io.BytesIO(encoded)))
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +33,6 @@ def command(raw, data_dir, *more):
 
 def folder_of(data_dir):
     return data_dir / "dbd" / "refocused" / "1.0.0"
-
-
-def hashes(data_dir):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder_of(data_dir).iterdir())}
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +67,17 @@ def test_the_same_inputs_build_the_same_bytes(raw, built, tmp_path, capsys):
     assert build.main(command(raw, built, "--seed=1")) == 1
     assert "built with another raw" in capsys.readouterr().err
     assert build.main(command(raw, tmp_path)) == 0
-    assert hashes(tmp_path) == hashes(built)
+    assert hashes(tmp_path, "refocused") == hashes(built, "refocused")
 
 
 @pytest.mark.slow
 def test_processes_and_beam_build_the_same_bytes(raw, built, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxdbd.parallel.WORTHWHILE", 0)
     assert build.main(command(raw, tmp_path / "processes")) == 0
-    assert hashes(tmp_path / "processes") == hashes(built)
+    assert hashes(tmp_path / "processes", "refocused") == hashes(built, "refocused")
     pytest.importorskip("apache_beam", reason="needs the optional extra: pip install 'jaxdbd[beam]'")
     assert build.main(command(raw, tmp_path / "beam", "--beam")) == 0
-    assert hashes(tmp_path / "beam") == hashes(built)
+    assert hashes(tmp_path / "beam", "refocused") == hashes(built, "refocused")
 
 
 def test_maps_say_what_is_sharp(raw, tmp_path, capsys):
