@@ -20,6 +20,8 @@ import numpy as np
 from jaxdbd.errors import UserError
 from jaxdbd.files import os_errors_in_one_line, shown
 
+# What zipfile raises of a damaged archive; RuntimeError of one that is encrypted or packed in a way it does not know.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError)
 MOST_INFLATED = 20  # times its size; PyTorch does not compress at all
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
 PROTOCOL = 1001  # its second
@@ -121,7 +123,7 @@ def _read_zip(path: Path, file: io.BufferedIOBase) -> Any:
                 return storages[storage.key]
 
             return _finish(tree, lambda tensor: _view(path, tensor, load))
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError) as error:
+    except DAMAGED as error:
         raise _damaged(path, str(error)) from error
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ import safetensors
 from jaxdbd.errors import UserError
 from jaxdbd.files import is_file, local_file, os_errors_in_one_line, shown
 from jaxdbd.paths import as_path, is_remote
-from jaxdbd.weights.pth import read_pth, state_dict
-
-# What zipfile and NumPy raise of damaged archives; NotImplementedError is a RuntimeError.
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, SyntaxError, RuntimeError, MemoryError)
+from jaxdbd.weights.pth import DAMAGED, read_pth, state_dict
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -41,9 +37,10 @@ def _read(local: Path, path: os.PathLike) -> dict[str, np.ndarray]:
     if kind == ".npz":
         try:
             with np.load(local, allow_pickle=False) as file:
-                return state_dict(dict(file), path)
-        except DAMAGED as error:
+                arrays = dict(file)
+        except (*DAMAGED, SyntaxError) as error:  # NumPy reads a header as Python
             raise UserError(f"{shown(path)}: not an .npz file of plain arrays ({_said(error)})") from error
+        return state_dict(arrays, path)
     return read_pth(local)
 
 
