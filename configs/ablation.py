@@ -4,10 +4,11 @@
     python sweep.py --config=configs/ablation.py --runs='small*,scene*' --seeds=0,1,2 --workdir=DIR
     python sweep.py --config=configs/ablation.py --runs='long*' --seeds=0,1,2 --workdir=DIR
 
-The first group is the paper's, at the paper's size (configs/default.py). The second is for a CPU: Lite0 at 192 pixels
-for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma 0.01, 0.1, 1)
-and climbs the paper's ladder: small_plain, small_depth, small_srfb, and small, which has the SAB as well. The third is
-its control: the same on rendered scenes, with the scene's own depth for a teacher that is never wrong.
+The first group is the paper's, at the paper's size (configs/default.py), and so are its five values of gamma, of which
+it finds 0.1 the best: gamma_0.01, gamma_0.05, gamma_0.1, gamma_1, gamma_5. The second is for a CPU: Lite0 at 192
+pixels for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma 0.01,
+0.1, 1) and climbs the paper's ladder: small_plain, small_depth, small_srfb, and small, which has the SAB as well. The
+third is its control: the same on rendered scenes, with the scene's own depth for a teacher that is never wrong.
 
 The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, 12 to 20
 minutes a run on one core; validation every fifth of the run shows whether the last fifth still changed anything. They
@@ -38,6 +39,7 @@ PAPER = {
     "no_sab": {"model.sab": False},
     "parallel": {"model.srfb": "parallel"},
 }
+GAMMA = {f"gamma_{gamma}": {"gamma": float(gamma)} for gamma in ("0.01", "0.05", "0.1", "1", "5")}
 SMALL = {
     "small": {},
     "small_no_depth": NO_DEPTH,
@@ -68,7 +70,7 @@ VGG = {
     "vgg16": BEST,
     "vgg16_no_depth": NO_DEPTH,
 }
-RUNS = PAPER | SMALL | SCENE | LONG | LONG_SCENE | VGG
+RUNS = PAPER | GAMMA | SMALL | SCENE | LONG | LONG_SCENE | VGG
 
 
 def get_config(name: str = "") -> ml_collections.ConfigDict:

@@ -11,13 +11,13 @@ from PIL import Image
 from jaxdbd.files import write_whole
 from tools import card, sweep_table
 
-CONFIG = "configs/gamma.py"
+CONFIG = "configs/ablation.py"
 
 
 @pytest.fixture
 def workdir(tmp_path, monkeypatch):
     """Two runs of two seeds that have ended, and one that has not; weights are the number that their scores are."""
-    values = {("0.1", 0): 0.10, ("0.1", 1): 0.20, ("5", 0): 0.14, ("5", 1): 0.22}
+    values = {("gamma_0.1", 0): 0.10, ("gamma_0.1", 1): 0.20, ("gamma_5", 0): 0.14, ("gamma_5", 1): 0.22}
     for (run, seed), mae in values.items():
         lines = [
             {"step": step, "of": 10, "eval/mae": value, "eval/f": 0.9, "eval/iou": 0.8}
@@ -26,8 +26,8 @@ def workdir(tmp_path, monkeypatch):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / run / f"seed{seed}").mkdir(parents=True)
         write_whole(tmp_path / run / f"seed{seed}" / "metrics.jsonl", text)
-    (tmp_path / "1" / "seed0").mkdir(parents=True)
-    write_whole(tmp_path / "1" / "seed0" / "metrics.jsonl", text.replace('"of": 10', '"of": 99'))
+    (tmp_path / "gamma_1" / "seed0").mkdir(parents=True)
+    write_whole(tmp_path / "gamma_1" / "seed0" / "metrics.jsonl", text.replace('"of": 10', '"of": 99'))
     loaded = []
 
     def load(folder):
@@ -48,18 +48,18 @@ def run(monkeypatch, workdir, *flags):
 
 def test_means_spreads_and_differences_seed_by_seed(workdir, monkeypatch, capsys):
     folder, loaded = workdir
-    flags = ["--runs=0.1,1,5", "--seeds=0,1", "--sharp=S", "--sharp_names=N", "--pairs=P"]
+    flags = ["--runs=gamma_0.1,gamma_1,gamma_5", "--seeds=0,1", "--sharp=S", "--sharp_names=N", "--pairs=P"]
     assert run(monkeypatch, folder, *flags) == 0
     table = capsys.readouterr().out
     # MAE .10 and .20: mean .15, deviation .0707; sharp .95 and .90; pairs twice the MAE.
     assert (
-        "| 0.1 | 2 | 0.1500 ± 0.0707 | 0.9000 ± 0.0000 | 0.8000 ± 0.0000 | 0.0200 ± 0.0000 | 0.9250 ± 0.0354 "
+        "| gamma_0.1 | 2 | 0.1500 ± 0.0707 | 0.9000 ± 0.0000 | 0.8000 ± 0.0000 | 0.0200 ± 0.0000 | 0.9250 ± 0.0354 "
         "| 0.3000 ± 0.1414 |"
     ) in table
-    assert "| 1 | 0 | – |" in table
+    assert "| gamma_1 | 0 | – |" in table
     # .14 - .10 and .22 - .20: mean .03, deviation .0141.
-    assert "Less 0.1, seed by seed:" in table
-    assert "| 5 | 2 | +0.0300 ± 0.0141 |" in table
+    assert "Less gamma_0.1, seed by seed:" in table
+    assert "| gamma_5 | 2 | +0.0300 ± 0.0141 |" in table
     assert "| -0.0150 ± 0.0071 | +0.0600 ± 0.0283 |" in table
     assert (folder / "unseen.md").read_text() == table
     assert len(loaded) == 4
@@ -70,11 +70,11 @@ def test_means_spreads_and_differences_seed_by_seed(workdir, monkeypatch, capsys
 
 def test_without_folders_it_is_the_table_of_the_sweep_with_differences(workdir, monkeypatch, capsys):
     folder, loaded = workdir
-    assert run(monkeypatch, folder, "--runs=0.1,5", "--seeds=0,1", "--base=5") == 0
+    assert run(monkeypatch, folder, "--runs=gamma_0.1,gamma_5", "--seeds=0,1", "--base=gamma_5") == 0
     table = capsys.readouterr().out
     assert "sharp" not in table
-    assert "Less 5, seed by seed:" in table
-    assert "| 0.1 | 2 | -0.0300 ± 0.0141 |" in table
+    assert "Less gamma_5, seed by seed:" in table
+    assert "| gamma_0.1 | 2 | -0.0300 ± 0.0141 |" in table
     assert not loaded
     for flags, message in ((["--base=7"], "--base=7: not one of"), (["--sharp=S"], "--sharp needs --sharp_names")):
         assert run(monkeypatch, folder, *flags) == 1

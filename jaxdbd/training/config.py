@@ -12,7 +12,7 @@ import ml_collections
 
 from jaxdbd.errors import UserError
 from jaxdbd.network.encoders import ENCODERS
-from jaxdbd.network.model import SRFB_KINDS
+from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
 from jaxdbd.paths import as_path, local_path
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
@@ -32,10 +32,21 @@ POSITIVE = (
 )
 
 
+# Config files that became runs of others; their names are known for one release.
+RENAMED = {
+    **{f"lite_{stage}": f"lite.py:{stage}" for stage in ("finish", "depth")},
+    "lite2": "lite.py:lite2",
+    "lite2_finish": "lite.py:lite2_finish",
+    "everyday_finish": "everyday.py:finish",
+    "gamma": "ablation.py:gamma_0.1 (and others)",
+}
+
+
 def load_module(path: Path) -> types.ModuleType:
     """A config file as a module, from wherever it lies. Raises UserError where there is none."""
     if not path.is_file():
-        raise UserError(f"--config={path}: no such file")
+        hint = f"; it is {path.parent / RENAMED[path.stem]} now" if path.stem in RENAMED else ""
+        raise UserError(f"--config={path}: no such file{hint}")
     loader = importlib.machinery.SourceFileLoader(f"config_{path.stem}", str(path))
     module = types.ModuleType(loader.name)
     module.__file__ = str(path)
@@ -117,9 +128,8 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
             raise UserError(f"config.{name}: {config[name]} is not positive")
     if config.feature_weight < 0:
         raise UserError(f"config.feature_weight: {config.feature_weight} is negative")
-    multiple = 16 * ENCODERS[config.encoder].stride
-    if config.size % multiple:
-        raise UserError(f"config.size: {config.size} is not a multiple of {multiple}")
+    if config.size % MULTIPLE:
+        raise UserError(f"config.size: {config.size} is not a multiple of {MULTIPLE}")
     if config.steps < 1 and config.epochs < 1:
         raise UserError(f"config.steps={config.steps}, config.epochs={config.epochs}: one of them must be positive")
     if not 0 <= config.ema_decay < 1:

@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 import sweep
-from configs import ablation, default, gamma
+from configs import ablation, default, everyday, lite
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.training.config import check_config, field_names, load_config, set_field
@@ -18,10 +18,10 @@ from jaxdbd.training.loop import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
+RUNS = {"lite": lite.RUNS, "everyday": everyday.RUNS, "ablation": ablation.RUNS}
 EVERY_RUN = [
-    *(f"{CONFIGS}/{path.name}" for path in CONFIGS.glob("*.py") if path.stem not in ("gamma", "ablation")),
-    *(f"{CONFIGS}/gamma.py:{name}" for name in gamma.RUNS),
-    *(f"{CONFIGS}/ablation.py:{name}" for name in ablation.RUNS),
+    *(f"{CONFIGS}/{path.name}" for path in CONFIGS.glob("*.py") if path.stem != "ablation"),
+    *(f"{CONFIGS}/{name}.py:{run}" for name in RUNS for run in RUNS[name]),
 ]
 
 
@@ -50,7 +50,7 @@ def test_the_ablations_change_what_they_say():
 
 
 def test_gamma_has_the_papers_values():
-    values = [load_config(f"{CONFIGS}/gamma.py:{name}").gamma for name in gamma.RUNS]
+    values = [load_config(f"{CONFIGS}/ablation.py:{name}").gamma for name in ablation.GAMMA]
     assert values == [0.01, 0.05, 0.1, 1.0, 5.0]
 
 
@@ -66,7 +66,6 @@ def config() -> ml_collections.ConfigDict:
         ("--config.size=64", "size", 64),
         ("--config.learning_rate=1e-3", "learning_rate", 1e-3),
         ("--config.gamma=1", "gamma", 1.0),
-        ("--config.gamma_end=0.5", "gamma_end", 0.5),
         ("--config.fsdp=true", "fsdp", True),
         ("--config.fsdp=False", "fsdp", False),
         ("--config.eval_split=", "eval_split", ""),
@@ -136,9 +135,14 @@ def test_a_wrong_value_is_named(flag, message):
     ("name", "message"),
     [
         ("nowhere.py", "--config=nowhere.py: no such file"),
-        (f"{CONFIGS}/lite.py:large", "holds one config, so leave out :large"),
-        (f"{CONFIGS}/gamma.py", "name one as --config=FILE:NAME, of 0.01, 0.05, 0.1, 1, 5"),
-        (f"{CONFIGS}/gamma.py:2", "there is no run '2'"),
+        (f"{CONFIGS}/demo.py:large", "holds one config, so leave out :large"),
+        (f"{CONFIGS}/ablation.py", "name one as --config=FILE:NAME, of full, no_depth"),
+        (
+            f"{CONFIGS}/lite.py:2",
+            "there is no run '2' in this config: name one as --config=FILE:NAME, of first, finish",
+        ),
+        ("configs/lite_finish.py", "--config=configs/lite_finish.py: no such file; it is configs/lite.py:finish now"),
+        ("configs/gamma.py:5", "no such file; it is configs/ablation.py:gamma_0.1 (and others) now"),
         (f"{ROOT}/sweep.py", "no get_config()"),
     ],
 )
@@ -186,12 +190,14 @@ def run_sweep(monkeypatch, tmp_path, *flags: str) -> int:
 
 
 def test_sweep_runs_all_and_tabulates_mean_and_spread(monkeypatch, tmp_path, recorded, capsys):
-    flags = [f"--config={CONFIGS}/gamma.py", "--runs=0.1,5", "--seeds=0,1,2"]
+    flags = [f"--config={CONFIGS}/ablation.py", "--runs=gamma_0.1,gamma_5", "--seeds=0,1,2"]
     assert run_sweep(monkeypatch, tmp_path, *flags) == 0
-    assert recorded.read_text().split("\n")[:-1] == [f"{name} {seed}" for seed in range(3) for name in ("0.1", "5")]
+    assert recorded.read_text().split("\n")[:-1] == [
+        f"{name} {seed}" for seed in range(3) for name in ("gamma_0.1", "gamma_5")
+    ]
     # 0.1, 0.2, 0.3: mean 0.2, standard deviation 0.1.
     table = capsys.readouterr().out
-    assert "| 0.1 | 3 | 0.2000 ± 0.1000 | 0.5000 ± 0.0000 | 0.2500 ± 0.0000 |" in table
+    assert "| gamma_0.1 | 3 | 0.2000 ± 0.1000 | 0.5000 ± 0.0000 | 0.2500 ± 0.0000 |" in table
     assert (tmp_path / "sweep" / "table.md").read_text() == table
     # Again: nothing is left to run.
     assert run_sweep(monkeypatch, tmp_path, *flags) == 0
@@ -199,26 +205,26 @@ def test_sweep_runs_all_and_tabulates_mean_and_spread(monkeypatch, tmp_path, rec
 
 
 def test_sweep_stops_with_a_run_and_goes_on_from_it(monkeypatch, tmp_path, recorded, capsys):
-    flags = [f"--config={CONFIGS}/gamma.py", "--runs=0.1", "--seeds=0,1,2"]
+    flags = [f"--config={CONFIGS}/ablation.py", "--runs=gamma_0.1", "--seeds=0,1,2"]
     assert run_sweep(monkeypatch, tmp_path, *flags, "--config.size=64") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert "seed1 stopped with status 0 before its end; the same command goes on from there" in error
     assert run_sweep(monkeypatch, tmp_path, *flags, "--table") == 0
-    assert "| 0.1 | 1 | 0.1000 | 0.5000 | 0.2500 |" in capsys.readouterr().out
-    os.rename(tmp_path / "sweep/0.1/seed1", tmp_path / "gone")  # the stand-in cannot resume
+    assert "| gamma_0.1 | 1 | 0.1000 | 0.5000 | 0.2500 |" in capsys.readouterr().out
+    os.rename(tmp_path / "sweep/gamma_0.1/seed1", tmp_path / "gone")  # the stand-in cannot resume
     assert run_sweep(monkeypatch, tmp_path, *flags) == 0
-    assert recorded.read_text() == "0.1 0\n0.1 1\n0.1 1\n0.1 2\n"
+    assert recorded.read_text() == "gamma_0.1 0\ngamma_0.1 1\ngamma_0.1 1\ngamma_0.1 2\n"
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([f"--config={CONFIGS}/lite.py"], "it holds one run"),
-        ([f"--config={CONFIGS}/gamma.py", "--runs=x*"], "--runs=x*: fits none of 0.01, 0.05"),
-        ([f"--config={CONFIGS}/gamma.py", "--seeds=a"], "--seeds=a: not integers"),
-        ([f"--config={CONFIGS}/gamma.py", "--config.nonsense=1"], "--config.nonsense: there is no such field"),
-        ([f"--config={CONFIGS}/gamma.py", "--config.eval_split="], "config.eval_split is empty"),
+        ([f"--config={CONFIGS}/demo.py"], "it holds one run"),
+        ([f"--config={CONFIGS}/ablation.py", "--runs=x*"], "--runs=x*: fits none of full, no_depth"),
+        ([f"--config={CONFIGS}/ablation.py", "--seeds=a"], "--seeds=a: not integers"),
+        ([f"--config={CONFIGS}/ablation.py", "--config.nonsense=1"], "--config.nonsense: there is no such field"),
+        ([f"--config={CONFIGS}/ablation.py", "--config.eval_split="], "config.eval_split is empty"),
     ],
 )
 def test_sweep_names_what_is_wrong(monkeypatch, tmp_path, recorded, capsys, flags, message):
