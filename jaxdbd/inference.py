@@ -55,7 +55,7 @@ def predict(
 def predict_maps(
     model: DepthDistilledDBD, variables: Variables, squares: Iterable[UInt8[np.ndarray, "s s 3"]]
 ) -> Iterator[SquareMaps]:
-    """Focus and depth of each photograph resized to `model.size`, in order, at that size over `model.reduction`.
+    """Focus and depth of each photograph resized to `model.size`, in order, at that size.
 
     The network always sees a batch of the same size, the last one padded: so it is compiled once, and what else is in
     a batch can change nothing. Squares are taken while the device works on the batch before.
@@ -96,20 +96,20 @@ def batch_size_of(platform: str) -> int:
 
 @lru_cache
 def compiled(model: DepthDistilledDBD) -> Callable:
-    """(variables, uint8 [B, S, S, 3]) -> probability and nearness, float32 [B, M, M]; one function per network."""
+    """(variables, uint8 [B, S, S, 3]) -> probability and nearness, float32 [B, S, S]; one function per network."""
     return jax.jit(partial(probability_and_nearness, model), compiler_options=inference_options())
 
 
 def probability_and_nearness(
     model: DepthDistilledDBD, variables: Variables, images: UInt8[Array, "b s1 s2 3"]
-) -> tuple[Float[Array, "b m1 m2"], Float[Array, "b m1 m2"] | None]:
+) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
     """What a user gets of the network, from RGB bytes; nearness is None without a depth head."""
     return maps_of(model, variables, normalize(images, model.encoder))
 
 
 def maps_of(
     model: DepthDistilledDBD, variables: Variables, normalized: Float[Array, "b s1 s2 3"]
-) -> tuple[Float[Array, "b m1 m2"], Float[Array, "b m1 m2"] | None]:
+) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
     """`probability_and_nearness` from images that are normalized already."""
     output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])

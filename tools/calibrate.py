@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.input.pipeline import open_parts
+from jaxdbd.network.model import MULTIPLE
 from jaxdbd.paths import as_path
 from jaxdbd.scoring.maps import focus_maps, focus_predictor, valid_pixels
 from jaxdbd.scoring.metrics import LEVELS, best_threshold, count_levels
@@ -74,8 +75,8 @@ def main() -> None:
     networks = [weights.load(name) for name in args.weights]
     size = args.size or networks[0][0].size
     model, *others = (network.clone(size=size) for network, _ in networks)
-    if size % model.multiple:
-        raise UserError(f"--size={size}: {model.encoder} takes multiples of {model.multiple}")
+    if size % MULTIPLE:
+        raise UserError(f"--size={size}: the network takes multiples of {MULTIPLE}")
     if any(other != model for other in others):
         raise UserError("--weights: these are of different networks; give those of one")
     shares = args.shares or [1.0] * len(networks)

@@ -38,7 +38,6 @@ def bare_steps(config, steps: int):
         "image": rng.integers(0, 256, (b, s, s, 3), dtype=np.uint8),
         "mask": rng.integers(0, 2, (b, s, s, 1), dtype=np.uint8) * np.uint8(255),
         "depth": rng.random((b, s, s, 1)).astype(np.float16),
-        "weight": np.ones(b, np.float32),
     }
     batch = sharding.local_rows_to_devices(batch, mesh)
     state, _ = compiled.train(state, batch)

@@ -112,8 +112,7 @@ class Graph:
 def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     """A model with input `image` uint8 [B, S, S, 3] and outputs `focus` and, with a depth head, `depth`, [B, S, S].
 
-    S is `model.size`, in the outputs half of it for an encoder named `_2x`; B is free. Values are as `jaxdbd.predict`
-    has them before it resizes to the photograph.
+    S is `model.size`; B is free. Values are as `jaxdbd.predict` has them before it resizes to the photograph.
     """
     g, spec = Graph(variables), ENCODERS[model.encoder]
     x = g.add("Cast", "image", to=TensorProto.FLOAT)
@@ -137,12 +136,12 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     if model.depth_head:
         g.nodes.append(helper.make_node("Identity", [g.stretched(maps[1])], ["depth"]))
 
-    square, shape = (["batch", side, side] for side in (model.size, model.size // model.reduction))
+    square = ["batch", model.size, model.size]
     graph = helper.make_graph(
         g.nodes,
         "jaxdbd",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, [*square, 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in outputs],
         list(g.constants.values()),
     )
     # IR version 8 is opset 17's own; onnx would stamp its newest, which older runtimes refuse.
@@ -205,15 +204,7 @@ def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
         before, after = same_padding(size, k, stride)
         return {"pads": [before, before, after, after], "stride": stride}
 
-    if g.has("encoder/fine/join"):
-        edges = g.relu(conv_norm(g.add("SpaceToDepth", x, blocksize=2), "encoder/fine/edges"), 6.0)
-        half = g.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2])
-        size //= 2
-        rest = g.conv(g.add("SpaceToDepth", edges, blocksize=2), "encoder/fine/join")
-        x = g.add("Add", conv_norm(half, "encoder/stem", **same(3, 2)), rest)
-    else:
-        x = conv_norm(x, "encoder/stem", **same(3, 2))
-    x = g.relu(x, 6.0)
+    x = g.relu(conv_norm(x, "encoder/stem", **same(3, 2)), 6.0)
     size //= 2
     taps = []
     for stage, (_, k, stride, _, _) in enumerate(EFFICIENTNET_STAGES, start=1):

@@ -28,6 +28,7 @@ PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further a
 MOST_TRAINED, MOST_SHOWN = 4096, 1024
 # The flags for gray have no bit but that of the size.
 REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+THREADS = 4  # that decode and augment
 BATCH_PIXELS = 100_000_000  # of the masks that wait for a batch to be evaluated, choice of ours
 
 
@@ -178,12 +179,12 @@ def evaluation_row(example: Example, size: int) -> dict:
 
 
 def to_row(name: str, view: View, extras: Collection[str], features: Shapes | None = None) -> dict:
-    """One row of a batch: `image` uint8 [S, S, 3], `mask` uint8 [S, S, 1], `weight` float32, `id`; and the `extras`.
+    """One row of a batch: `image` uint8 [S, S, 3], `mask` uint8 [S, S, 1], `id`; and the `extras`.
 
     Those are `depth` float16 [S, S, 1], NaN where it is not known, and `valid` uint8 [S, S, 1]. A view without them
     gets a depth of NaN, and is valid everywhere. The maps `features` are float16 [h, w, c], NaN where not known.
     """
-    row = {"image": view.image, "mask": view.mask[..., None], "weight": np.float32(1), "id": name}
+    row = {"image": view.image, "mask": view.mask[..., None], "id": name}
     if "depth" in extras:
         depth = np.full(view.mask.shape, np.nan, np.float32) if view.depth is None else view.depth
         row["depth"] = np.clip(depth, 0, 1)[..., None].astype(np.float16)
@@ -197,9 +198,8 @@ def to_row(name: str, view: View, extras: Collection[str], features: Shapes | No
 
 
 def stack(rows: Sequence[dict], batch_size: int) -> dict:
-    """Rows to a batch of `batch_size`: arrays stacked, `id` a list. Missing rows repeat the last one with weight 0."""
-    missing = batch_size - len(rows)
-    rows = [*rows, *([{**rows[-1], "weight": np.float32(0)}] * missing)]
+    """Rows to a batch of `batch_size`: arrays stacked, `id` a list. Missing rows repeat the last one."""
+    rows = [*rows, *[rows[-1]] * (batch_size - len(rows))]
     return {k: [r[k] for r in rows] if k == "id" else np.stack([r[k] for r in rows]) for k in rows[0]}
 
 
@@ -214,7 +214,6 @@ def training_batches(
     features: Shapes | None = None,
     process_index: int = 0,
     process_count: int = 1,
-    threads: int = 4,
 ) -> grain.DatasetIterator:
     """Endless shuffled, augmented batches of this process's share; its state can be saved and restored exactly.
 
@@ -222,18 +221,17 @@ def training_batches(
       parts: records of `open_parts`; most often one part.
       size: side of the square images.
       batch_size: rows of this process's batch (the global batch over `process_count`).
-      seed: of the order and of all augmentation; row n of the stream is the same whatever the number of threads.
+      seed: of the order and of all augmentation; row n of the stream is always the same.
       augmentation: what may happen to a photograph.
       mixture: share of each part among the rows, up to a factor; None for shares by the parts' numbers of records.
       features: the teacher's feature maps to read, as `features.shapes` has them; None for none.
       process_index: which share of the stream this process reads.
       process_count: among how many.
-      threads: that decode and augment.
 
     Returns:
       An iterator of batches: `image` uint8 [B, S, S, 3], `mask` uint8 [B, S, S, 1], `depth` float16 [B, S, S, 1] (if
       a part has a teacher), `valid` uint8 [B, S, S, 1] (if a part has it), each of the `features` float16 [B, h, w, c],
-      `weight` float32 [B], `id` a list.
+      `id` a list.
     """
     # Rows of one batch hold the same arrays, whichever part they come from.
     extras = {name for name in ("depth", "valid") if any(name in records[0] for records in parts)}
@@ -251,12 +249,12 @@ def training_batches(
     rows = streams[0] if len(streams) == 1 else grain.MapDataset.mix(streams, shares)
     rows = rows[process_index::process_count]
     batches = rows.batch(batch_size, drop_remainder=True, batch_fn=lambda r: stack(r, batch_size))
-    read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    read = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS)
     return iter(batches.to_iter_dataset(read))
 
 
 def evaluation_batches(records: Sequence[dict], *, size: int, batch_size: int) -> Iterator[tuple[dict, list[Example]]]:
-    """Every photograph once, in order, squashed to size x size; the last batch is padded with rows of weight 0.
+    """Every photograph once, in order, squashed to size x size; the last batch is padded.
 
     Yields:
       (batch, examples): the batch as `training_batches` gives it, and the decoded examples of its real rows, the

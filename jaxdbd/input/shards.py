@@ -128,11 +128,6 @@ def open_builder(opened: Callable[[], tfds.core.DatasetBuilder], what: str) -> t
     return builder
 
 
-def is_whole(folder: epath.Path) -> bool:
-    """Whether a folder of a store holds a dataset that was put there to the end. Raises UserError if it refuses."""
-    return LAST in list_objects(folder)
-
-
 def put_dataset(local: Path, remote: epath.Path) -> None:
     """Puts a built dataset into a store, the metadata last. What a killed one has put already is not sent again.
 

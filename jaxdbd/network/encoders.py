@@ -1,7 +1,4 @@
-"""Encoders: images to five feature maps ("taps") at strides 2, 4, 8, 16 and 32.
-
-Those named `_2x` read photographs at twice the size for nearly the same work: their strides are 4 to 64.
-"""
+"""Encoders: images to five feature maps ("taps") at strides 2, 4, 8, 16 and 32."""
 
 import dataclasses
 from typing import Any
@@ -32,8 +29,7 @@ EFFICIENTNET_STAGES = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-EFFICIENTNET_FACTORS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2), "lite0_2x": (1.0, 1.0)}
-FINE_WIDTH = 16  # channels of a fine stem, choice of ours
+EFFICIENTNET_FACTORS = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}
 
 
 class VGG(nn.Module):
@@ -197,49 +193,17 @@ class InvertedResidual(nn.Module):
         return x + y if self.stride == 1 and x.shape == y.shape else y
 
 
-def patches(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 4*c"]:
-    """Each 2 x 2 pixels as the channels of one: those above before those below, the left one first."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
-
-
-class FineStem(nn.Module):
-    """What the stem would miss of an image at twice its size: two convolutions, each of 2 x 2 pixels to one (ours).
-
-    The last one starts at zero, so that an encoder starts as it was trained. The patches do not overlap: so both are
-    products of matrices, and still tell sharp from blurred.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w 3"], train: bool) -> Float[Array, "b h4 w4 {self.features}"]:
-        """Maps [B, H, W, 3] to [B, H / 4, W / 4, features]."""
-        x = nn.relu6(ConvNorm(FINE_WIDTH, epsilon=1e-3, dtype=self.dtype, name="edges")(patches(x), train))
-        zeros = nn.initializers.zeros
-        return PointwiseConv(self.features, use_bias=False, kernel_init=zeros, dtype=self.dtype, name="join")(
-            patches(x)
-        )
-
-
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0/1/2 without its head; the taps are the last maps at each stride.
-
-    With `fine` it sees the image at half its size, and through a `FineStem` the rest of it.
-    """
+    """EfficientNet-Lite0 or -Lite2 without its head; the taps are the last maps at each stride."""
 
     width: float
     depth: float
-    fine: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w 3"], train: bool) -> tuple[Float[Array, "b _ _ _"], ...]:
         """Taps of 16, 24, 40, 112 and 320 channels at width 1."""
-        half = nn.avg_pool(x, (2, 2), (2, 2)) if self.fine else x
-        stem = ConvNorm(32, 3, 2, epsilon=1e-3, dtype=self.dtype, name="stem")(half, train)
-        x = nn.relu6(stem + FineStem(32, self.dtype, name="fine")(x, train) if self.fine else stem)
+        x = nn.relu6(ConvNorm(32, 3, 2, epsilon=1e-3, dtype=self.dtype, name="stem")(x, train))
         taps = []
         last = len(EFFICIENTNET_STAGES)
         for stage, (expansion, kernel, stride, channels, repeats) in enumerate(EFFICIENTNET_STAGES, start=1):
@@ -274,7 +238,6 @@ class EncoderSpec:
     mean: tuple[float, float, float]  # of RGB in 0..255, what the ImageNet weights were trained with
     std: tuple[float, float, float]
     decoder_widths: tuple[int, ...]  # of the five decoder levels, coarse to fine, unless the model says otherwise
-    stride: int = 2  # of the first tap; each further one has twice that of the one before
 
 
 IMAGENET: dict[str, Any] = {
@@ -294,13 +257,12 @@ def _vgg(name: str) -> EncoderSpec:
 
 def _lite(name: str) -> EncoderSpec:
     width, depth = EFFICIENTNET_FACTORS[name]
-    fine = name.endswith("_2x")
 
     def module(**kw):
-        return EfficientNetLite(width, depth, fine, **kw)
+        return EfficientNetLite(width, depth, **kw)
 
     channels = tuple(round_channels(c * width) for c in (16, 24, 40, 112, 320))
-    return EncoderSpec(module, channels, **CENTERED, decoder_widths=(128, 128, 96, 64, 48), stride=4 if fine else 2)
+    return EncoderSpec(module, channels, **CENTERED, decoder_widths=(128, 128, 96, 64, 48))
 
 
 ENCODERS: dict[str, EncoderSpec] = {
@@ -310,7 +272,5 @@ ENCODERS: dict[str, EncoderSpec] = {
         ResNeXt101, (64, 256, 512, 1024, 2048), **IMAGENET, decoder_widths=(1024, 512, 256, 64, 32)
     ),
     "lite0": _lite("lite0"),
-    "lite1": _lite("lite1"),
     "lite2": _lite("lite2"),
-    "lite0_2x": _lite("lite0_2x"),
 }

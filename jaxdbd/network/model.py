@@ -34,6 +34,7 @@ def normalize(images: UInt8[Array, "b h w 3"], encoder: str) -> Float[Array, "b 
 
 # 'cascaded' as the authors' code has it, 'parallel' as the paper draws it, 'none' for a plain 3x3 convolution.
 SRFB_KINDS = ("cascaded", "parallel", "none")
+MULTIPLE = 32  # of the sides of the images that the network takes: the stride of its coarsest tap
 
 
 class DecoderLevel(nn.Module):
@@ -68,14 +69,14 @@ class DepthDistilledDBD(nn.Module):
       widths: output channels of the five decoder levels, coarse to fine; None takes the encoder's own.
       full_resolution: the paper's decoder doubles the resolution in all five levels and ends at the input's size. False
         (ours) keeps the first level at stride 32 and ends at stride 2, for a quarter of the work; the tap of a level's
-        stride then joins its output, the coarsest one included. With an encoder named `_2x` every stride is doubled.
+        stride then joins its output, the coarsest one included.
       depth_head: predict depth beside focus. False is the paper's ablation without distillation.
       srfb: one of `SRFB_KINDS`.
       srfb_select: mix the SRFB's branches by attention; False adds them.
       sab: multiply each level by its attention map.
       dtype: of the computation; parameters and BatchNorm statistics are float32 always.
       size: side of the square that photographs are resized to, in training and in `jaxdbd.predict`. The network itself
-        takes any multiple of `multiple`.
+        takes any multiple of `MULTIPLE`.
 
     Where the encoder tap that is added to a level has another number of channels, a 1x1 convolution carries it over.
     """
@@ -90,33 +91,20 @@ class DepthDistilledDBD(nn.Module):
     dtype: Any = jnp.float32
     size: int = 320
 
-    @property
-    def reduction(self) -> int:
-        """How many times larger an image is than the maps of it: 1, or 2 with an encoder named `_2x`."""
-        return ENCODERS[self.encoder].stride // 2
-
-    @property
-    def multiple(self) -> int:
-        """What divides the sides of the images that the network takes."""
-        return 32 * self.reduction
-
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "b h w 3"], train: bool = False, freeze_encoder_norm: bool = False
-    ) -> Output:
-        """Runs the network on normalized images whose height and width are multiples of `multiple`.
+    def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Output:
+        """Runs the network on normalized images whose height and width are multiples of `MULTIPLE`.
 
-        `train` uses batch statistics in BatchNorm (apply with `mutable=["batch_stats"]`); `freeze_encoder_norm` keeps
-        the encoder's BatchNorm on its running statistics all the same.
+        `train` uses batch statistics in BatchNorm (apply with `mutable=["batch_stats"]`).
         """
         rows, columns = images.shape[1:3]
-        if rows % self.multiple or columns % self.multiple:
-            raise ValueError(f"image sides must be multiples of {self.multiple}, not {rows}x{columns}")
+        if rows % MULTIPLE or columns % MULTIPLE:
+            raise ValueError(f"image sides must be multiples of {MULTIPLE}, not {rows}x{columns}")
         if self.srfb not in SRFB_KINDS:
             raise ValueError(f"srfb must be one of {', '.join(SRFB_KINDS)}, not {self.srfb!r}")
         spec = ENCODERS[self.encoder]
         encoder = spec.module(dtype=self.dtype, name="encoder")
-        taps = encoder(images.astype(self.dtype), train and not freeze_encoder_norm)
+        taps = encoder(images.astype(self.dtype), train)
         widths = self.widths or spec.decoder_widths
         # The tap that joins each level's output: at strides 16, 8, 4, 2 and none, or at 32, 16, 8, 4, 2.
         joining: tuple = (*taps[-2::-1], None) if self.full_resolution else taps[::-1]
@@ -137,8 +125,7 @@ class DepthDistilledDBD(nn.Module):
                 x = x + self._carry(tap, width, level)
 
         sides = [side.astype(jnp.float32) for side in sides]
-        shape = images.shape[0], rows // self.reduction, columns // self.reduction
-        fused = [jax.image.resize(s, (*shape, s.shape[-1]), "bilinear") for s in sides]
+        fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
         fuse_focus = PointwiseConv(1, name="fuse_focus")
         # Started as the mean (ours): a loss that leaves the scale free cannot turn a negative sum of side outputs over.
         fuse_depth = PointwiseConv(1, kernel_init=nn.initializers.constant(1 / len(sides)), name="fuse_depth")

@@ -18,7 +18,7 @@ from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
 from jaxdbd.input.geometry import rows_to_size, to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
-from jaxdbd.network.model import DepthDistilledDBD, normalize
+from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD, normalize
 from jaxdbd.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
@@ -46,10 +46,9 @@ def focus_predictor(
 
     def at_scale(variables, images, scale):
         b, size, _, channels = images.shape
-        side = max(1, round(size * scale / model.multiple)) * model.multiple
+        side = max(1, round(size * scale / MULTIPLE)) * MULTIPLE
         maps = maps_of(model, variables, jax.image.resize(images, (b, side, side, channels), "cubic"))
-        back = size // model.reduction
-        return jax.tree.map(lambda p: jax.image.resize(p, (b, back, back), "linear"), maps)
+        return jax.tree.map(lambda p: jax.image.resize(p, (b, size, size), "linear"), maps)
 
     @partial(jax.jit, out_shardings=replicated(mesh), compiler_options=inference_options())
     def average(variables, images):

@@ -33,10 +33,9 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
     parts = open_parts(config.dataset, config.train_split, config.data_dir, config.cache_dir)
     held_out = {}
     if config.eval_split:
-        dataset = config.eval_dataset or config.dataset
-        evaluated = open_parts(dataset, config.eval_split, config.data_dir, config.cache_dir)
-        held_out = dict(zip(dataset.split("+"), evaluated, strict=True))
-    distils = config.model.depth_head and max(config.gamma, config.gamma_end or 0) > 0
+        evaluated = open_parts(config.dataset, config.eval_split, config.data_dir, config.cache_dir)
+        held_out = dict(zip(config.dataset.split("+"), evaluated, strict=True))
+    distils = config.model.depth_head and config.gamma > 0
     if distils and not any("depth" in records[0] for records in parts):
         raise UserError(f"{config.dataset} was built without a teacher: build it with one, or set --config.gamma=0")
     features = feature_shapes(parts) if config.feature_weight else {}

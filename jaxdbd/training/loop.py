@@ -22,7 +22,7 @@ from jaxdbd import sharding, weights
 from jaxdbd.errors import UserError
 from jaxdbd.files import make_folder, write_whole
 from jaxdbd.inference import probability_and_nearness
-from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
 from jaxdbd.paths import as_path
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
@@ -84,7 +84,7 @@ def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, in
         if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
             raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
     else:
-        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, model.multiple, model.multiple, 3)))
+        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, MULTIPLE, MULTIPLE, 3)))
         variables = weights.init_encoder(variables, model.encoder, encoder_init)
     return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
 
@@ -109,7 +109,6 @@ def compile_steps(
     make_state = partial(create_state, tx=tx, ema=config.ema_decay > 0)
     shapes = jax.eval_shape(make_state, with_adapters(weights.shapes(model), adapters))
     placement = sharding.state_sharding(mesh, shapes, config.fsdp)
-    gamma_end = config.gamma if config.gamma_end is None else config.gamma_end
     step = partial(
         train_step,
         model=model,
@@ -120,9 +119,8 @@ def compile_steps(
             depth_loss=config.depth_loss,
             side_weights=tuple(config.side_weights),
         ),
-        gamma=optax.linear_schedule(config.gamma, gamma_end, updates * config.accumulate),
+        gamma=config.gamma,
         feature_weight=config.feature_weight,
-        freeze_encoder_norm=config.freeze_encoder_norm,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
     )

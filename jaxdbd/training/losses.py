@@ -1,6 +1,6 @@
 """The joint loss: focus and depth, on the fused output and on every side output.
 
-Every function returns one value per image, so that padding rows can be weighted out. `known` is 1 where a pixel counts
+Every term returns one value per image. `known` is 1 where a pixel counts
 and 0 where it does not: the border between sharp and blurred of refocused photographs, and holes in a teacher's depth.
 """
 
@@ -78,20 +78,6 @@ def l1(depth: Maps, target: Maps, known: Maps | None = None) -> PerImage:
     return mean_over(jnp.abs(depth - target), known)
 
 
-def l2(depth: Maps, target: Maps, known: Maps | None = None) -> PerImage:
-    """Mean squared difference."""
-    return mean_over(jnp.square(depth - target), known)
-
-
-def restretched(depth: Maps, target: Maps, known: Maps | None = None) -> PerImage:
-    """`l1` against the target stretched to [0, 1] over the crop: a crop cannot tell the photograph's own range."""
-    inside = jnp.ones_like(target) if known is None else known
-    low = jnp.where(inside > 0, target, jnp.inf).min(axis=(1, 2, 3), keepdims=True)
-    high = jnp.where(inside > 0, target, -jnp.inf).max(axis=(1, 2, 3), keepdims=True)
-    stretched = jnp.where(inside > 0, (target - low) / jnp.maximum(high - low, 1e-6), 0)
-    return l1(depth, stretched, known)
-
-
 def scale_shift_invariant(depth: Maps, target: Maps, known: Maps | None = None) -> PerImage:
     """Mean absolute difference after each map was centered on its median and divided by its mean absolute deviation.
 
@@ -151,19 +137,12 @@ FOCUS_LOSSES: dict[str, tuple[Callable, ...]] = {
 }
 DEPTH_LOSSES: dict[str, Callable] = {
     "l1": l1,
-    "l2": l2,
-    "restretched": restretched,
     "ssi": scale_shift_invariant,
     "midas": midas,
 }
 
 
 # --- Both, on all outputs ---
-
-
-def average(per_image: PerImage, weight: PerImage) -> Float[Array, ""]:
-    """Mean over the images whose weight is 1; 0 where none is."""
-    return (per_image * weight).sum() / jnp.maximum(weight.sum(), 1)
 
 
 def shrink_to(target: Maps, size: tuple[int, int]) -> Float[Array, "b h2 w2 1"]:
@@ -185,12 +164,11 @@ def joint_loss(
     output: Output,
     mask: Maps,
     depth: Maps | None,
-    weight: PerImage,
     valid: Maps | None = None,
     *,
     focus_loss: str,
     depth_loss: str,
-    gamma: float | Float[Array, ""],
+    gamma: float,
     side_weights: Sequence[float],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Focus loss + gamma * depth loss, each on the fused output and, by `side_weights`, on the side outputs.
@@ -199,7 +177,6 @@ def joint_loss(
       output: of the network, for a batch.
       mask: 1 = in focus.
       depth: the teacher's nearness in [0, 1], NaN in its holes; or None to leave out the depth term.
-      weight: 0 for rows that are padding.
       valid: 1 where the mask counts, 0 where it does not; None where it counts everywhere.
       focus_loss: a key of `FOCUS_LOSSES`.
       depth_loss: a key of `DEPTH_LOSSES`.
@@ -208,7 +185,7 @@ def joint_loss(
         functions nor the weights; equal weights are our reading of its figure.
 
     Returns:
-      The loss, averaged over the images that count, and its terms by name.
+      The loss, averaged over the images, and its terms by name.
     """
 
     def over_outputs(term, fused, sides, target, known):
@@ -222,7 +199,7 @@ def joint_loss(
         total = of(fused)
         for side, side_weight in zip(sides, side_weights, strict=True):
             total = total + side_weight * of(side)
-        return average(total, weight)
+        return total.mean()
 
     terms = {
         f.__name__: over_outputs(f, output.focus, output.side_focus, mask, valid) for f in FOCUS_LOSSES[focus_loss]

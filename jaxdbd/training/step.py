@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.training.features import ADAPTERS, feature_loss, without_adapters
-from jaxdbd.training.losses import average
 from jaxdbd.weights import Variables
 
 Metrics = dict[str, Float[Array, ""]]
@@ -57,9 +56,8 @@ def train_step(
     model: DepthDistilledDBD,
     tx: optax.GradientTransformation,
     loss: Callable[..., tuple[Float[Array, ""], Metrics]],
-    gamma: optax.Schedule,
+    gamma: float,
     feature_weight: float = 0.0,
-    freeze_encoder_norm: bool = False,
     ema_decay: float = 0.0,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
@@ -70,10 +68,9 @@ def train_step(
       batch: of `training_batches`, without `id`; without `depth`, nothing is distilled.
       model: the network.
       tx: the optimizer.
-      loss: `joint_loss` with its settings bound; called with (output, mask, depth, weight, valid, gamma=...).
-      gamma: weight of the depth terms by step.
+      loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).
+      gamma: weight of the depth terms.
       feature_weight: weight of the feature terms; above 0, the state has adapters and the batch the teacher's features.
-      freeze_encoder_norm: keep the encoder's BatchNorm on its running statistics.
       ema_decay: of the averaged weights, where the state has some.
       accumulate: so many steps make one update, by their mean gradient; `tx` must be made for it too.
     """
@@ -87,14 +84,13 @@ def train_step(
             without_adapters({"params": params, "batch_stats": state.batch_stats}),
             images,
             train=True,
-            freeze_encoder_norm=freeze_encoder_norm,
             mutable=["batch_stats", "intermediates"],
             capture_intermediates=_is_encoder,
         )
-        total, terms = loss(output, mask, depth, batch["weight"], valid, gamma=gamma(state.step))
+        total, terms = loss(output, mask, depth, valid, gamma=gamma)
         if ADAPTERS in params:
             taps: Any = updates["intermediates"]["encoder"]["__call__"][0]
-            terms["features"] = average(feature_loss(taps, params[ADAPTERS], batch), batch["weight"])
+            terms["features"] = feature_loss(taps, params[ADAPTERS], batch).mean()
             total = terms["loss"] = total + feature_weight * terms["features"]
         return total, (terms, updates["batch_stats"])
 

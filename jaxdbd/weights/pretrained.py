@@ -49,7 +49,7 @@ def _package_file(encoder: str, source: str) -> Path:
     if source not in PACKAGES:
         raise UserError(f"encoder_init={source}: not known; there are {', '.join(PACKAGES)}")
     fits, package, pattern = PACKAGES[source]
-    if encoder.removesuffix("_2x") != fits:
+    if encoder != fits:
         raise UserError(f"encoder_init={source}: these are weights for encoder={fits}, not {encoder}")
     try:
         files = metadata.files(package) or []
@@ -77,8 +77,6 @@ def _read_encoder(leaves: dict[str, Any], encoder: str, path: Path) -> dict[str,
     own |= {
         name.replace("/encoder/", "/", 1): t for name, t in tensors.items() if name.startswith("batch_stats/encoder/")
     }
-    if not any("/fine/" in name for name in own):  # of the encoder that reads half as large photographs
-        leaves = {name: leaf for name, leaf in leaves.items() if "/fine/" not in name}
     for name, leaf in leaves.items():
         if name not in own or own[name].shape != leaf.shape:
             raise UserError(f"{path}: its encoder is not {encoder} ({name} differs)")

@@ -1,16 +1,13 @@
 """One `.safetensors` file holds a network: its arrays, and what is needed to rebuild it."""
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, cast
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +15,10 @@ import safetensors.numpy
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxdbd import network
 from jaxdbd.errors import UserError
 from jaxdbd.files import is_file, os_error, shown, write_whole
 from jaxdbd.network.encoders import ENCODERS
-from jaxdbd.network.model import SRFB_KINDS, DepthDistilledDBD
+from jaxdbd.network.model import MULTIPLE, SRFB_KINDS, DepthDistilledDBD
 from jaxdbd.paths import as_path, is_remote
 from jaxdbd.weights.tensors import open_safetensors, read_tensors
 
@@ -150,44 +146,14 @@ def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
 
 
 def shapes(model: DepthDistilledDBD) -> Variables:
-    """The model's variables as shapes and dtypes, with nothing computed.
-
-    Flax takes a second or two to tell. Where JAX keeps compiled programs, the answer is kept beside them.
-    """
+    """The model's variables as shapes and dtypes, with nothing computed. Flax takes a second or two to tell."""
     return _shapes(cast(Hashable, model))  # as Flax makes its modules, which their type does not say
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(hashable: Hashable) -> Variables:
-    model = cast(DepthDistilledDBD, hashable)
-    place = _place_of_shapes(model)
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # not there, or damaged
-        return unflatten_dict(
-            {
-                name: jax.ShapeDtypeStruct(shape, dtype)
-                for name, (shape, dtype) in json.loads(place.read_text() if place else "").items()
-            },
-            sep="/",
-        )
-    image = jax.ShapeDtypeStruct((1, model.multiple, model.multiple, 3), jnp.float32)
-    found = jax.eval_shape(model.init, jax.random.key(0), image)
-    if place:
-        leaves: Any = flatten_dict(found, sep="/").items()
-        with contextlib.suppress(UserError):  # a folder that may not be written to
-            write_whole(place, json.dumps({name: (leaf.shape, leaf.dtype.name) for name, leaf in leaves}))
-    return found
-
-
-def _place_of_shapes(model: DepthDistilledDBD) -> Path | None:
-    """The file that keeps the shapes of a model, named by all that they depend on; None where nothing is kept."""
-    # JAX makes the attributes of its config at run time, where no type checker sees them.
-    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if not folder or is_remote(folder):
-        return None
-    state = hashlib.sha256(f"{flax.__version__} {jax.__version__} {json.dumps(_config(model))}".encode())
-    for source in sorted(Path(network.__file__).parent.glob("*.py")):
-        state.update(source.read_bytes())
-    return Path(folder) / f"jaxdbd_shapes-{state.hexdigest()}.json"
+def _shapes(model: DepthDistilledDBD) -> Variables:
+    image = jax.ShapeDtypeStruct((1, MULTIPLE, MULTIPLE, 3), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), image)
 
 
 def _config(model: DepthDistilledDBD) -> dict[str, Any]:
@@ -215,6 +181,6 @@ def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
     if dtype not in DTYPES or srfb not in SRFB_KINDS:
         raise _damaged(path, f"dtype is {dtype!r}, srfb {srfb!r}")
     model = DepthDistilledDBD(**config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(dtype).type})
-    if not 0 < model.size <= MOST_WIDE or model.size % model.multiple:
+    if not 0 < model.size <= MOST_WIDE or model.size % MULTIPLE:
         raise _damaged(path, f"size is {model.size}")
     return model

@@ -110,8 +110,8 @@ def test_onnx_carries_the_weights_notes(network, weights_file):
 
 
 VARIANTS = {
-    "lite1 ends at full size, no attention": {
-        "encoder": "lite1",
+    "lite2 ends at full size, no attention": {
+        "encoder": "lite2",
         "widths": (24, 24, 24, 16, 16),
         "sab": False,
         "srfb_select": False,
@@ -124,7 +124,6 @@ VARIANTS = {
     },
     "vgg19 as in the paper, no SRFB": {"encoder": "vgg19", "srfb": "none"},
     "resnext101 as released": {"encoder": "resnext101"},
-    "lite0_2x": {"encoder": "lite0_2x", "widths": (24, 24, 24, 16, 16), "full_resolution": False},
 }
 
 

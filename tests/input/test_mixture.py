@@ -54,7 +54,7 @@ def test_shares_are_those_asked_for_or_by_number(parts):
 
 def test_rows_hold_the_same_arrays_whichever_part_they_come_from(parts):
     batch = next(stream(parts, mixture=(1.0, 1.0), augmentation=Augmentation(flip=False, min_area=1.0, max_aspect=1.0)))
-    assert batch.keys() == {"image", "mask", "depth", "valid", "weight", "id"}
+    assert batch.keys() == {"image", "mask", "depth", "valid", "id"}
     assert batch["valid"].shape == batch["mask"].shape
     for name, depth, valid in zip(batch["id"], batch["depth"], batch["valid"], strict=True):
         if name.startswith("a"):
@@ -78,7 +78,7 @@ def test_resumes_exactly_and_processes_share_the_stream(parts):
     first = [next(whole) for _ in range(2)]
     state = whole.get_state()
     third = next(whole)
-    resumed = stream(parts, mixture=(1.0, 2.0), threads=1)
+    resumed = stream(parts, mixture=(1.0, 2.0))
     resumed.set_state(state)
     again = next(resumed)
     assert again["id"] == third["id"]

@@ -10,10 +10,8 @@ from jaxdbd.training import losses
 from jaxdbd.training.losses import joint_loss, shrink_to
 
 # Each as one program: their operations, compiled one by one for every shape, take longer.
-TERMS = ("bce", "soft_iou", "dof_edge", "l1", "l2", "restretched", "scale_shift_invariant", "midas")
-bce, soft_iou, dof_edge, l1, l2, restretched, scale_shift_invariant, midas = (
-    jax.jit(getattr(losses, name)) for name in TERMS
-)
+TERMS = ("bce", "soft_iou", "dof_edge", "l1", "scale_shift_invariant", "midas")
+bce, soft_iou, dof_edge, l1, scale_shift_invariant, midas = (jax.jit(getattr(losses, name)) for name in TERMS)
 
 
 def maps(*rows) -> jnp.ndarray:
@@ -57,7 +55,6 @@ def test_dof_edge():
 def test_l1_l2():
     a, b = maps([0.0, 1.0], [0.5, 0.25]), maps([0.5, 0.0], [0.5, 0.5])
     np.testing.assert_allclose(l1(a, b), [(0.5 + 1 + 0 + 0.25) / 4], rtol=1e-6)
-    np.testing.assert_allclose(l2(a, b), [(0.25 + 1 + 0 + 0.0625) / 4], rtol=1e-6)
 
 
 def test_scale_shift_invariant():
@@ -74,7 +71,7 @@ def test_scale_shift_invariant():
 
 def test_losses_are_per_image():
     a, b = maps([0.0, 1.0]), maps([1.0, 1.0])
-    for loss in (bce, soft_iou, dof_edge, l1, l2, scale_shift_invariant):
+    for loss in (bce, soft_iou, dof_edge, l1, scale_shift_invariant):
         both = loss(jnp.concatenate([a, b]), jnp.concatenate([b, b]))
         np.testing.assert_allclose(both, [loss(a, b)[0], loss(b, b)[0]], rtol=1e-6)
 
@@ -94,7 +91,7 @@ def random_output(rng, b: int = 2) -> Output:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("focus_loss", "terms"), [("bce", [bce]), ("bce+iou", [bce, soft_iou])])
-@pytest.mark.parametrize(("depth_loss", "depth_term"), [("l1", l1), ("l2", l2), ("ssi", scale_shift_invariant)])
+@pytest.mark.parametrize(("depth_loss", "depth_term"), [("l1", l1), ("ssi", scale_shift_invariant)])
 def test_joint_loss_is_the_weighted_sum(focus_loss, terms, depth_loss, depth_term):
     rng = np.random.default_rng(1)
     output, side_weights, gamma = random_output(rng), (0.0, 1.0, 2.0, 0.5, 1.0), 0.3
@@ -108,13 +105,13 @@ def test_joint_loss_is_the_weighted_sum(focus_loss, terms, depth_loss, depth_ter
     focus = sum(expected(term, output.focus, output.side_focus, mask) for term in terms)
     near = expected(depth_term, output.depth, output.side_depth, depth)
     options = {"focus_loss": focus_loss, "depth_loss": depth_loss, "gamma": gamma, "side_weights": side_weights}
-    total, logged = joint_loss(output, mask, depth, jnp.ones(2), **options)
+    total, logged = joint_loss(output, mask, depth, **options)
     np.testing.assert_allclose(total, focus + gamma * near, rtol=1e-5)
     assert set(logged) == {"loss", "depth", *(t.__name__ for t in terms)}
     np.testing.assert_allclose(logged["depth"], near, rtol=1e-5)
     # Without a teacher, or without a depth head, only the focus terms are left.
-    without = joint_loss(output, mask, None, jnp.ones(2), **options)[0]
-    headless = joint_loss(output._replace(depth=None, side_depth=()), mask, depth, jnp.ones(2), **options)[0]
+    without = joint_loss(output, mask, None, **options)[0]
+    headless = joint_loss(output._replace(depth=None, side_depth=()), mask, depth, **options)[0]
     np.testing.assert_allclose([without, headless], focus, rtol=1e-5)
 
 
@@ -123,31 +120,8 @@ def test_a_fused_map_of_half_the_size_has_the_mean_of_the_mask_as_its_target():
     output = random_output(rng)
     mask = jnp.asarray(rng.integers(0, 2, (2, 64, 64, 1)), jnp.float32)
     options = {"focus_loss": "bce", "depth_loss": "l1", "gamma": 1.0, "side_weights": (0.0,) * 5}
-    total, _ = joint_loss(output, mask, None, jnp.ones(2), **options)
+    total, _ = joint_loss(output, mask, None, **options)
     np.testing.assert_allclose(total, bce(output.focus, shrink_to(mask, (32, 32))).mean(), rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_rows_of_weight_zero_do_not_count():
-    rng = np.random.default_rng(2)
-    output = random_output(rng, 3)
-    mask = jnp.asarray(rng.integers(0, 2, (3, 32, 32, 1)), jnp.float32)
-    depth = jnp.asarray(rng.random((3, 32, 32, 1)), jnp.float32)
-    options = {"focus_loss": "bce+dof_edge", "depth_loss": "l1", "gamma": 1.0, "side_weights": (1.0,) * 5}
-    padded, _ = joint_loss(output, mask, depth, jnp.array([1.0, 1.0, 0.0]), **options)
-    short = jax.tree.map(lambda x: x[:2], (output, mask, depth))
-    np.testing.assert_allclose(padded, joint_loss(*short, jnp.ones(2), **options)[0], rtol=1e-6)
-    nothing, _ = joint_loss(output, mask, depth, jnp.zeros(3), **options)
-    assert float(nothing) == 0
-
-
-def test_restretched():
-    # The target .25 .5 .75 becomes 0 .5 1.
-    np.testing.assert_allclose(restretched(maps([0.0, 1.0, 1.0]), maps([0.25, 0.5, 0.75])), [0.5 / 3], rtol=1e-5)
-    # A pixel that is not known takes no part in the stretch.
-    known = maps([1.0, 1.0, 1.0, 0.0])
-    value = restretched(maps([0.0, 1.0, 1.0, 5.0]), maps([0.25, 0.5, 0.75, 0.0]), known)
-    np.testing.assert_allclose(value, [0.5 / 3], rtol=1e-5)
 
 
 def test_midas():
@@ -163,7 +137,7 @@ def test_midas():
     np.testing.assert_allclose(midas(other, target), [first + 0.5 * gradient], rtol=1e-4)
 
 
-@pytest.mark.parametrize("loss", [bce, soft_iou, dof_edge, l1, l2, restretched, scale_shift_invariant, midas])
+@pytest.mark.parametrize("loss", [bce, soft_iou, dof_edge, l1, scale_shift_invariant, midas])
 def test_what_is_not_known_changes_no_value_and_no_gradient(loss):
     rng = np.random.default_rng(3)
     x, y = (jnp.asarray(rng.random((2, 16, 16, 1)), jnp.float32) for _ in range(2))
@@ -191,9 +165,9 @@ def test_holes_in_the_teachers_depth_and_dont_care_pixels_are_left_out():
     valid = jnp.ones_like(mask).at[hole].set(0)
 
     def value(mask, depth):
-        return joint_loss(output, mask, depth.at[hole].set(jnp.nan), jnp.ones(2), valid, **options)[0]
+        return joint_loss(output, mask, depth.at[hole].set(jnp.nan), valid, **options)[0]
 
     same = value(mask, depth)
     assert bool(jnp.isfinite(same))
     np.testing.assert_allclose(value(mask.at[hole].set(1), depth.at[hole].set(0)), same, rtol=1e-6)
-    assert abs(float(joint_loss(output, mask, depth, jnp.ones(2), **options)[0] - same)) > 1e-3
+    assert abs(float(joint_loss(output, mask, depth, **options)[0] - same)) > 1e-3

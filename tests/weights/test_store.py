@@ -157,29 +157,6 @@ def test_bundled_weights_fit_their_network(name):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, weights.shapes(model))
 
 
-@pytest.mark.slow
-def test_shapes_are_kept_beside_compiled_programs(tmp_path, monkeypatch, compiled_in):
-    compiled_in(tmp_path)
-    fresh = store._shapes.__wrapped__
-    found = fresh(TINY)
-    (place,) = tmp_path.glob("jaxdbd_shapes-*.json")
-    with monkeypatch.context() as patched:
-        patched.setattr(jax, "eval_shape", lambda *_: pytest.fail("traced again"))
-        assert fresh(TINY) == found
-    fresh(dataclasses.replace(TINY, widths=(8, 8, 8, 8, 16)))
-    assert len(list(tmp_path.glob("jaxdbd_shapes-*.json"))) == 2
-    for damaged in ("", "{", '{"params/x": 3}', "[1, 2]", '{"a": [[1], "float33"]}'):
-        place.write_text(damaged)
-        assert fresh(TINY) == found
-        assert place.read_text() != damaged
-    compiled_in(tmp_path / "place" / "file.json")
-    monkeypatch.setattr(store, "write_whole", lambda *_: (_ for _ in ()).throw(UserError("may not be written")))
-    assert fresh(TINY) == found
-    compiled_in(None)
-    monkeypatch.setattr(store, "write_whole", lambda *_: pytest.fail("kept without being asked"))
-    assert fresh(TINY) == found
-
-
 @pytest.fixture
 def compiled_in():
     """A function that says where JAX keeps compiled programs; as before after the test."""
@@ -238,12 +215,6 @@ def test_from_our_own_file(tmp_path, tiny):
     after = weights.init_encoder(before, "lite0", str(path))
     assert_same(split(after)[0], split(tiny)[0])
     assert_same(split(after)[1], split(before)[1])
-    fine = random_variables(dataclasses.replace(TINY, encoder="lite0_2x"), seed=1)
-    after = split(weights.init_encoder(fine, "lite0_2x", str(path)))[0]
-    own = {name for name in after if "/fine/" in name}
-    assert own
-    assert_same({k: after[k] for k in own}, {k: split(fine)[0][k] for k in own})
-    assert_same({k: after[k] for k in after.keys() - own}, split(tiny)[0])
     vgg = random_variables(DepthDistilledDBD(encoder="vgg16", widths=(8, 8, 8, 8, 8), full_resolution=False))
     with pytest.raises(UserError, match="its encoder is not vgg16"):
         weights.init_encoder(vgg, "vgg16", str(path))
