@@ -19,9 +19,9 @@ from pathlib import Path
 from etils import epath
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import write_whole
-from jaxdbd.paths import as_path, local_path
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.files import write_whole
+from jaxdbd.machine.paths import as_path, local_path
+from jaxdbd.machine.startup import exit_status
 from jaxdbd.training.config import load_config, load_module
 from jaxdbd.training.logs import read_metrics
 

@@ -2,8 +2,9 @@
 
 import argparse
 
-from jaxdbd import sharding, startup
-from jaxdbd.paths import as_path
+from jaxdbd import sharding
+from jaxdbd.machine import startup
+from jaxdbd.machine.paths import as_path
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import train
 

@@ -29,9 +29,9 @@ from data import checks, refocus, teachers  # noqa: E402
 from data.flags import beam_options, check_flags, parser, teacher_settings  # noqa: E402
 from data.plan import make_plan  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
-from jaxdbd.files import check_writable, is_file, os_errors_in_one_line, read_text  # noqa: E402
-from jaxdbd.paths import as_path, cache_folder, is_remote, mirror  # noqa: E402
-from jaxdbd.startup import exit_status  # noqa: E402
+from jaxdbd.machine.files import check_writable, is_file, os_errors_in_one_line, read_text  # noqa: E402
+from jaxdbd.machine.paths import as_path, cache_folder, is_remote, mirror  # noqa: E402
+from jaxdbd.machine.startup import exit_status  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:

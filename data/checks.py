@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from data import sources
-from jaxdbd.decoding import Undecodable, opened
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_errors_in_one_line, shown
-from jaxdbd.masks import read_map, read_mask
-from jaxdbd.parallel import in_turn, parallel_map
-from jaxdbd.photos import conversion, upright_rgb
+from jaxdbd.machine.files import os_errors_in_one_line, shown
+from jaxdbd.machine.parallel import in_turn, parallel_map
+from jaxdbd.photographs.decoding import Undecodable, opened
+from jaxdbd.photographs.masks import read_map, read_mask
+from jaxdbd.photographs.photos import conversion, upright_rgb
 
 # Choice of ours. Copies of a photograph that were scaled or compressed again differ in 0-6 of the 64 bits; the two most
 # alike of CUHK's training and test photographs, which show different things, differ in 14.

@@ -16,8 +16,8 @@ from tensorflow_datasets.core import registered, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import sources, teachers
-from jaxdbd.input.features import PREFIX
-from jaxdbd.parallel import parallel_map
+from jaxdbd.input.teacher_maps import PREFIX
+from jaxdbd.machine.parallel import parallel_map
 
 TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
     "synthetic": "thin-lens renderings",

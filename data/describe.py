@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from jaxdbd.files import whole_file
-from jaxdbd.panels import gray, panel
+from jaxdbd.machine.files import whole_file
+from jaxdbd.photographs.panels import gray, panel
 
 SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
 

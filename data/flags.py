@@ -5,7 +5,7 @@ import shlex
 
 from data import sources, teachers
 from jaxdbd.errors import UserError
-from jaxdbd.paths import as_path, local_path
+from jaxdbd.machine.paths import as_path, local_path
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:

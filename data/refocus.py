@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import sources, synthetic, teachers
-from jaxdbd.masks import read_map
-from jaxdbd.parallel import in_turn
+from jaxdbd.machine.parallel import in_turn
+from jaxdbd.photographs.masks import read_map
 
 # All choices of ours. Lengths are shares of the longer side of the picture.
 MAX_SIDE = 1024  # larger photographs are reduced to this

@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from jaxdbd import masks
-from jaxdbd.decoding import opened
 from jaxdbd.errors import UserError
-from jaxdbd.files import files_by_stem, is_utf8, os_errors_in_one_line, read_names, shown, shown_apart
-from jaxdbd.parallel import in_turn
-from jaxdbd.photos import SUFFIXES, conversion, upright_rgb
+from jaxdbd.machine.files import files_by_stem, is_utf8, os_errors_in_one_line, read_names, shown, shown_apart
+from jaxdbd.machine.parallel import in_turn
+from jaxdbd.photographs import masks
+from jaxdbd.photographs.decoding import opened
+from jaxdbd.photographs.photos import SUFFIXES, conversion, upright_rgb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from jaxdbd import photos as read
-from jaxdbd.decoding import pixels
 from jaxdbd.errors import UserError
-from jaxdbd.files import is_photograph_in_folder, os_errors_in_one_line, shown
-from jaxdbd.photos import SUFFIXES
+from jaxdbd.machine.files import is_photograph_in_folder, os_errors_in_one_line, shown
+from jaxdbd.photographs import photos as read
+from jaxdbd.photographs.decoding import pixels
+from jaxdbd.photographs.photos import SUFFIXES
 
 Generator = np.random.Generator
 Texture = Float[np.ndarray, "s s 3"]

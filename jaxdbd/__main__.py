@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from jaxdbd.startup import exit_status, keep_compiled_programs, keep_memory
+from jaxdbd.machine.startup import exit_status, keep_compiled_programs, keep_memory
 
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {

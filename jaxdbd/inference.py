@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
-from jaxdbd.compiling import inference_options
 from jaxdbd.input.geometry import to_size, to_square
+from jaxdbd.machine.compiling import inference_options
 from jaxdbd.network.model import DepthDistilledDBD, Output, normalize
 from jaxdbd.weights import Variables
 

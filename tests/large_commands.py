@@ -18,7 +18,7 @@ from memory import Peak, forget_peak  # noqa: E402
 
 from data import build  # noqa: E402
 from jaxdbd.__main__ import main  # noqa: E402
-from jaxdbd.app import session  # noqa: E402
+from jaxdbd.photographs.app import session  # noqa: E402
 
 
 def look(folder: Path) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdbd.files import write_whole
+from jaxdbd.machine.files import write_whole
 from tools import card, sweep_table
 
 CONFIG = "configs/ablation.py"

@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 if __name__ == "__main__":
     import train
-    from jaxdbd import startup
+    from jaxdbd.machine import startup
 
     # A process that is alone knows it after twenty seconds instead of a hundred.
     jax.distributed.initialize = partial(jax.distributed.initialize, heartbeat_timeout_seconds=20)

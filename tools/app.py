@@ -23,7 +23,7 @@ from selenium import webdriver
 from skimage.color import gray2rgb
 
 from data import synthetic
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.startup import exit_status
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("chelsea", "coffee", "astronaut", "rocket", "coins", "grass", "brick")

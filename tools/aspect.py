@@ -19,9 +19,9 @@ from jaxdbd import weights
 from jaxdbd.inference import probability_and_nearness
 from jaxdbd.input.geometry import resize
 from jaxdbd.input.pipeline import decode, open_split
+from jaxdbd.machine.startup import exit_status
 from jaxdbd.scoring.maps import to_map
 from jaxdbd.scoring.metrics import count_levels, summarize_ddff
-from jaxdbd.startup import exit_status
 
 
 def squashed(focus_of, image, side):

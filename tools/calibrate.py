@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.input.pipeline import open_parts
+from jaxdbd.machine.paths import as_path
+from jaxdbd.machine.startup import exit_status
 from jaxdbd.network.model import MULTIPLE
-from jaxdbd.paths import as_path
 from jaxdbd.scoring.maps import focus_maps, focus_predictor, valid_pixels
 from jaxdbd.scoring.metrics import LEVELS, best_threshold, count_levels
 from jaxdbd.sharding import make_mesh, replicated
-from jaxdbd.startup import exit_status
 
 SHIFTS = [i / 4 for i in range(-4, 13)]  # that are tried
 BATCH = 4

@@ -19,14 +19,14 @@ import jax
 import numpy as np
 
 import jaxdbd
-from jaxdbd.files import files_by_stem, read_names
 from jaxdbd.input.augment import defocus
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import open_parts
-from jaxdbd.photos import SUFFIXES, read_photograph
+from jaxdbd.machine.files import files_by_stem, read_names
+from jaxdbd.machine.startup import exit_status
+from jaxdbd.photographs.photos import SUFFIXES, read_photograph
 from jaxdbd.scoring.maps import focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh, replicated
-from jaxdbd.startup import exit_status
 
 BLURS = (1, 2, 4)  # radius in percent of the longer side
 BATCH = 8

@@ -14,7 +14,7 @@ import numpy as np
 import jaxdbd
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import decode, open_split
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.startup import exit_status
 
 
 def main() -> None:

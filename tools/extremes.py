@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_image
 import jaxdbd
 from jaxdbd.input.augment import defocus, sharp_box
 from jaxdbd.input.pipeline import decode, open_split
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.startup import exit_status
 
 MIN_SIDE = 128
 BLURS = (1, 2, 4)  # radius in percent of the longer side

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdbd.errors import UserError
-from jaxdbd.parallel import most_resident
+from jaxdbd.machine.parallel import most_resident
 from tools import samples
 
 SECONDS, BYTES = 60, 2 << 30  # for one file, and for the process that reads
@@ -69,8 +69,8 @@ def damaged(files: dict[str, bytes], number: int, seed: int = 0) -> tuple[str, b
 def read_picture(path: Path) -> None:
     """Reads a file as photograph, mask, map and record of a dataset; each may refuse it."""
     from data.sources import load_photograph
-    from jaxdbd.masks import read_map, read_mask
-    from jaxdbd.photos import read_photograph
+    from jaxdbd.photographs.masks import read_map, read_mask
+    from jaxdbd.photographs.photos import read_photograph
 
     _each(path, read_photograph, load_photograph, read_mask, read_map)
 

@@ -20,10 +20,10 @@ import jaxdbd
 from data import refocus, synthetic
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.overlay import depth_colors, overlay
-from jaxdbd.panels import gray, panel
-from jaxdbd.paths import local_path
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.paths import local_path
+from jaxdbd.machine.startup import exit_status
+from jaxdbd.photographs.overlay import depth_colors, overlay
+from jaxdbd.photographs.panels import gray, panel
 
 ROOT = Path(__file__).resolve().parents[1]
 FAR = 0.3  # the quantile of nearness that is in focus

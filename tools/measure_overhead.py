@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from jaxdbd import sharding
-from jaxdbd.startup import exit_status, keep_memory
+from jaxdbd.machine.startup import exit_status, keep_memory
 from jaxdbd.training.config import load_config
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import compile_steps, initial_variables, make_model, train

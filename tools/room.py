@@ -22,8 +22,8 @@ from PIL import Image
 import jaxdbd
 from data import refocus, synthetic
 from data.teachers import fill_holes
+from jaxdbd.machine.startup import exit_status
 from jaxdbd.scoring.depth import depth_scores
-from jaxdbd.startup import exit_status
 
 SCENES, SEED = 16, 7
 REDUCED = (0.5, 0.7)

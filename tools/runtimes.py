@@ -23,13 +23,13 @@ import numpy as np
 import onnx
 
 from jaxdbd import weights
-from jaxdbd.commands.benchmark import ARCHS, made_up_network
-from jaxdbd.commands.onnx_graph import build
 from jaxdbd.inference import compiled
+from jaxdbd.machine.parallel import cores
+from jaxdbd.machine.startup import exit_status, keep_memory
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.parallel import cores
 from jaxdbd.scoring.report import print_rows
-from jaxdbd.startup import exit_status, keep_memory
+from jaxdbd.training.timing import ARCHS, made_up_network
+from jaxdbd.weights.onnx_graph import build
 
 Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
 CALLS = 3  # of one runtime before it is the next one's turn

@@ -18,14 +18,15 @@ import jax
 import numpy as np
 import onnx
 
-from jaxdbd.commands.benchmark import ARCHS, CONFIG, photographs, program_and_call
-from jaxdbd.commands.onnx_graph import build
+from jaxdbd.commands.benchmark import CONFIG
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.pipeline import training_batches
+from jaxdbd.machine.startup import exit_status, keep_memory
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.startup import exit_status, keep_memory
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import initial_variables
+from jaxdbd.training.timing import ARCHS, photographs, program_and_call
+from jaxdbd.weights.onnx_graph import build
 from tools.runtimes import CALLS, in_turns, print_times, torch_forms, torch_network
 
 Step = Callable[[], float]  # trains on one batch; returns the loss before it

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import sys
 
-from jaxdbd.startup import exit_status
+from jaxdbd.machine.startup import exit_status
 
 
 @dataclasses.dataclass(frozen=True)

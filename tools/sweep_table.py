@@ -23,9 +23,9 @@ from etils import epath
 
 import jaxdbd
 from jaxdbd.errors import UserError
-from jaxdbd.files import is_file, read_text, write_whole
-from jaxdbd.paths import as_path, local_path
-from jaxdbd.startup import exit_status, keep_compiled_programs
+from jaxdbd.machine.files import is_file, read_text, write_whole
+from jaxdbd.machine.paths import as_path, local_path
+from jaxdbd.machine.startup import exit_status, keep_compiled_programs
 from jaxdbd.training.logs import read_metrics
 from sweep import MEASURES, pick_runs, result, tabulate
 from tools.card import mean_focus, pair_shares, read_named

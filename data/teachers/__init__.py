@@ -16,7 +16,7 @@ from data.teachers.stretch import fill_holes, unit_nearness
 from data.teachers.teacher import BATCH, Settings, Teacher, digest
 from data.teachers.transformers_model import transformers_teacher
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, whole_file
+from jaxdbd.machine.files import make_folder, whole_file
 
 __all__ = [
     "BATCH",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.teachers.teacher import Settings, Teacher, digest
 from jaxdbd.errors import UserError
-from jaxdbd.files import name_key, os_errors_in_one_line, shown, stem_key
+from jaxdbd.machine.files import name_key, os_errors_in_one_line, shown, stem_key
 
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
 MOST_DEPTH = 1 << 22  # pixels, choice of ours: the network sees a fortieth of them

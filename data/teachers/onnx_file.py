@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from data.teachers import features
+from data.teachers import onnx_taps
 from data.teachers.teacher import BATCH, Settings, Teacher
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_errors_in_one_line, shown
-from jaxdbd.parallel import in_turn
+from jaxdbd.machine.files import os_errors_in_one_line, shown
+from jaxdbd.machine.parallel import in_turn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Polarity `near`: larger output = nearer (disparity). `far`: larger output = farther (depth).
@@ -73,16 +73,16 @@ def onnx_teacher(settings: Settings, path: Path) -> Teacher:
     if not settings.features:
         return Teacher(identity, polarity, raw, slow=True)
     blank = session.run(settings.features, {wanted.name: np.zeros((batch, 3, *size), np.float32)})
-    keys = features.keys(settings.features, blank, batch, size)
+    keys = onnx_taps.keys(settings.features, blank, batch, size)
     identity["features"] = {
-        key: {"tensor": name, "shape": list(features.pooled(array[0]).shape)}
+        key: {"tensor": name, "shape": list(onnx_taps.pooled(array[0]).shape)}
         for key, name, array in zip(keys, settings.features, blank, strict=True)
     }
 
     def feature_maps(records: Sequence[dict]) -> list[dict[str, np.ndarray]]:
         arrays = outputs(tuple(record["image"] for record in records))[1:]
         return [
-            {key: features.pooled(array) for key, array in zip(keys, of_one, strict=True)}
+            {key: onnx_taps.pooled(array) for key, array in zip(keys, of_one, strict=True)}
             for of_one in zip(*arrays, strict=True)
         ]
 
@@ -95,7 +95,7 @@ def _open_session(path: Path, tensors: Sequence[str]) -> Any:
 
     onnxruntime.set_default_logger_severity(3)
     available = onnxruntime.get_available_providers()
-    model = features.with_outputs(path, tensors) if tensors else path
+    model = onnx_taps.with_outputs(path, tensors) if tensors else path
     try:
         return onnxruntime.InferenceSession(
             model, providers=[p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.paths import local_path
-from jaxdbd.photos import find_photographs
+from jaxdbd.machine.paths import local_path
+from jaxdbd.photographs.photos import find_photographs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
         import nicegui  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError("the page needs one more package: pip install 'jaxdbd[app]'") from error
-    from jaxdbd.app.server import serve
+    from jaxdbd.photographs.app.server import serve
 
     weights.read_metadata(args.weights)
     if args.folder:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import name_key, read_text, shown
-from jaxdbd.paths import as_path, is_remote
+from jaxdbd.machine.files import name_key, read_text, shown
+from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import f_measure
 
@@ -59,7 +59,7 @@ def read_run(path: os.PathLike) -> dict:
 
 def published() -> dict:
     """The published numbers that ship with the package, with their sources."""
-    return json.loads(resources.files("jaxdbd.commands").joinpath("published.json").read_text())
+    return json.loads(resources.files("jaxdbd.scoring").joinpath("published.json").read_text())
 
 
 def published_rows(benchmark: str, runs: Sequence[dict]) -> list[list[str]]:

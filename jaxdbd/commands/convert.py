@@ -8,8 +8,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
+from jaxdbd.machine.paths import as_path
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.paths import as_path
 from jaxdbd.weights import Variables, read_tensors, save, shapes
 from jaxdbd.weights.torch_names import decoder_names, encoder_names, from_torch, module_of
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, output_folder, whole_file
 from jaxdbd.inference import Prediction, predict
 from jaxdbd.input import pipeline
-from jaxdbd.panels import example_panel, gray, panel
-from jaxdbd.paths import as_path
+from jaxdbd.machine.files import make_folder, output_folder, whole_file
+from jaxdbd.machine.paths import as_path
+from jaxdbd.photographs.panels import example_panel, gray, panel
 from jaxdbd.scoring import report
 from jaxdbd.scoring.maps import SCALES, TTA, focus_predictor, score_records
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize

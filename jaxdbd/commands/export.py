@@ -16,10 +16,10 @@ from jaxtyping import UInt8
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.files import whole_file
 from jaxdbd.inference import compiled, probability_and_nearness
+from jaxdbd.machine.files import whole_file
+from jaxdbd.machine.paths import as_path
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.paths import as_path
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 TOLERANCE = 1e-3  # on probability and nearness; the 8-bit map resolves 4e-3
@@ -67,7 +67,7 @@ def to_onnx(model: DepthDistilledDBD, variables: weights.Variables, notes: weigh
     try:
         import onnx
 
-        from jaxdbd.commands.onnx_graph import build
+        from jaxdbd.weights.onnx_graph import build
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise

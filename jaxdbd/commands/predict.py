@@ -15,12 +15,12 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from jaxdbd import weights
-from jaxdbd.app.sheet import Entry, entry_of, report
 from jaxdbd.errors import UserError
-from jaxdbd.files import check_no_folder, is_stream, make_folder, shown, write_whole
-from jaxdbd.paths import local_path
-from jaxdbd.photos import SUFFIXES, find_photographs
-from jaxdbd.predicted import Predicted, csv_text, predict_photographs, write_prediction
+from jaxdbd.machine.files import check_no_folder, is_stream, make_folder, shown, write_whole
+from jaxdbd.machine.paths import local_path
+from jaxdbd.photographs.app.sheet import Entry, entry_of, report
+from jaxdbd.photographs.photos import SUFFIXES, find_photographs
+from jaxdbd.photographs.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
 SAVE_EVERY = 10  # seconds between two copies of the tables on disk, for whoever is killed
 

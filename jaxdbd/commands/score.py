@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxdbd.decoding import Undecodable
 from jaxdbd.errors import UserError
-from jaxdbd.files import check_no_folder, files_by_stem, read_names, shown, shown_apart
-from jaxdbd.masks import read_map, read_mask
-from jaxdbd.parallel import in_turn, parallel_map
-from jaxdbd.paths import as_path, local_path
-from jaxdbd.photos import SUFFIXES
+from jaxdbd.machine.files import check_no_folder, files_by_stem, read_names, shown, shown_apart
+from jaxdbd.machine.parallel import in_turn, parallel_map
+from jaxdbd.machine.paths import as_path, local_path
+from jaxdbd.photographs.decoding import Undecodable
+from jaxdbd.photographs.masks import read_map, read_mask
+from jaxdbd.photographs.photos import SUFFIXES
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
 from jaxdbd.scoring.structure import MOST_PIXELS, score_image

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageEnhance
 
-from jaxdbd.input.features import covered
 from jaxdbd.input.geometry import WHOLE, Box, View, crop_and_resize, resize
+from jaxdbd.input.teacher_maps import covered
 
 MIXED = 0.2  # choice of ours: a pixel half of whose light is from a blurred thing, give or take this, is of no class
 VEILS = (0.006, 0.03)  # radius of the disc of what is laid over blurred, of the side; 2 to 10 pixels of 320

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from jaxdbd.input import features as feature_maps
+from jaxdbd.input import teacher_maps
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the photograph
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -31,7 +31,7 @@ class View(NamedTuple):
     mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
     depth: Float32[np.ndarray, "hd wd"] | None  # nearness in [0, 1], NaN where it is not known
     valid: UInt8[np.ndarray, "h w"] | None  # 255 where the mask counts, 0 where it does not; None: everywhere
-    features: feature_maps.Maps | None = None  # the teacher's, NaN where they are not known; None: nowhere
+    features: teacher_maps.Maps | None = None  # the teacher's, NaN where they are not known; None: nowhere
 
 
 def crop_and_resize(view: View, size: int, box: Box = WHOLE, flip: bool = False) -> View:
@@ -50,7 +50,7 @@ def crop_and_resize(view: View, size: int, box: Box = WHOLE, flip: bool = False)
         part(view.mask),
         None if view.depth is None else part(view.depth),
         None if view.valid is None else part(view.valid),
-        view.features and {name: feature_maps.part(maps, box, flip) for name, maps in view.features.items()},
+        view.features and {name: teacher_maps.part(maps, box, flip) for name, maps in view.features.items()},
     )
 
 

@@ -15,13 +15,13 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
-from jaxdbd.decoding import MOST_PIXELS
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import VEILS, Augmentation, augment, paste, veil
-from jaxdbd.input.features import PREFIX, Shapes
 from jaxdbd.input.geometry import View, crop_and_resize
 from jaxdbd.input.shards import local_data_dir, open_builder
-from jaxdbd.parallel import in_turn
+from jaxdbd.input.teacher_maps import PREFIX, Shapes
+from jaxdbd.machine.parallel import in_turn
+from jaxdbd.photographs.decoding import MOST_PIXELS
 
 PART_SEEDS = 1_000_003  # between the seeds of two parts of a mixture: further apart than anyone's seeds
 # Pixels of the longer side, choices of ours: the network sees a tenth of the first, a panel a quarter of the second.

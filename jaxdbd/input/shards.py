@@ -4,12 +4,9 @@ array_record reads and writes local files only. A dataset in a store is whole wh
 that goes up last, and where a dataset is replaced it is the first to go.
 """
 
-import contextlib
-import fcntl
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -19,13 +16,20 @@ from google.protobuf import json_format
 from tensorflow_datasets.core import registered
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_errors_in_one_line
-from jaxdbd.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
-from jaxdbd.transfer import Object, at_once, download, is_copy, list_objects, upload, with_progress
+from jaxdbd.machine.files import os_errors_in_one_line
+from jaxdbd.machine.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
+from jaxdbd.machine.transfer import (
+    at_once,
+    copy_objects,
+    is_copy,
+    list_objects,
+    record,
+    sole_user,
+    upload,
+    with_progress,
+)
 
 LAST = "dataset_info.json"
-# What the cache knows of its files: {name: [size, checksum in the store, modification time in ns]}.
-RECORD = ".copied.json"
 
 
 def local_data_dir(dataset: str, data_dir: str | os.PathLike, cache_dir: str = "") -> Path:
@@ -57,53 +61,6 @@ def local_data_dir(dataset: str, data_dir: str | os.PathLike, cache_dir: str = "
     else:
         shutil.rmtree(local / name, ignore_errors=True)  # what was there once is there no more
     return local
-
-
-def copy_objects(remote: epath.Path, objects: dict[str, Object], local: Path) -> None:
-    """Makes `local` hold exactly these objects, each verified; those that are there already are left alone."""
-    missing = sorted(name for name in objects if not is_known(local, name, objects[name], remote))
-    sizes = {name: objects[name].size for name in missing}
-    free = shutil.disk_usage(local).free
-    if sum(sizes.values()) > free:
-        need = f"{sum(sizes.values()) / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
-        raise UserError(f"{local}: no room for a copy of {remote} ({need}): config.cache_dir takes another folder")
-    if missing:
-        fetched = at_once(lambda n: download(remote / n, local / n, objects[n]), missing)
-        with_progress(f"copying {remote} to {local}", sizes, fetched)
-    for path in local.rglob("*"):
-        if path.is_file() and path.name not in (RECORD, ".lock") and str(path.relative_to(local)) not in objects:
-            path.unlink()
-    record(local, objects)
-
-
-def record(local: Path, objects: dict[str, Object]) -> None:
-    """Notes that the files of `local` are verified copies of these objects."""
-    kept = {name: [*found, (local / name).stat().st_mtime_ns] for name, found in objects.items()}
-    (local / RECORD).write_text(json.dumps(kept))
-
-
-def is_known(local: Path, name: str, wanted: Object, remote: epath.Path) -> bool:
-    """Whether a local file is a copy of an object: by the record while nobody has touched it, else by its bytes."""
-    path = local / name
-    if not path.is_file():
-        return False
-    try:
-        known = json.loads((local / RECORD).read_text()).get(name)
-    except (FileNotFoundError, json.JSONDecodeError):  # a copy that was killed
-        known = None
-    stat = path.stat()
-    if known == [*wanted, stat.st_mtime_ns] and stat.st_size == wanted.size:
-        return True
-    return bool(wanted.checksum) and str(remote).startswith("gs://") and is_copy(path, remote, wanted)
-
-
-@contextlib.contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
-    """Makes a folder, and holds it for this process; waits while another has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process dies
-        yield
 
 
 def open_builder(opened: Callable[[], tfds.core.DatasetBuilder], what: str) -> tfds.core.DatasetBuilder:

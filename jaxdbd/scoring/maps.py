@@ -13,13 +13,13 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from jaxdbd.compiling import inference_options
-from jaxdbd.files import whole_file
 from jaxdbd.inference import maps_of, one_ahead
 from jaxdbd.input.geometry import rows_to_size, to_size
 from jaxdbd.input.pipeline import Example, evaluation_batches
+from jaxdbd.machine.compiling import inference_options
+from jaxdbd.machine.files import whole_file
+from jaxdbd.machine.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD, normalize
-from jaxdbd.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
 from jaxdbd.scoring.structure import reduced, with_structure

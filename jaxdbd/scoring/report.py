@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jaxdbd.files import write_whole
+from jaxdbd.machine.files import write_whole
 from jaxdbd.scoring.metrics import PROTOCOLS, ImageScores
 
 NAMES = {

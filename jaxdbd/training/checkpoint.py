@@ -17,8 +17,8 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import is_file, read_text
-from jaxdbd.paths import as_path, is_remote, is_store_error
+from jaxdbd.machine.files import is_file, read_text
+from jaxdbd.machine.paths import as_path, is_remote, is_store_error
 
 MARK = "commit_success.txt"  # what Orbax takes for a checkpoint in a store holds it
 # TensorStore's names for what does not tell that an object is damaged.

@@ -11,9 +11,9 @@ from pathlib import Path
 import ml_collections
 
 from jaxdbd.errors import UserError
+from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
-from jaxdbd.paths import as_path, local_path
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.features import Shapes
-from jaxdbd.input.features import shapes as feature_shapes
 from jaxdbd.input.pipeline import open_parts, training_batches
+from jaxdbd.input.teacher_maps import Shapes
+from jaxdbd.input.teacher_maps import shapes as feature_shapes
 
 
 class Data(NamedTuple):

@@ -11,7 +11,7 @@ from jaxdbd import weights
 from jaxdbd.inference import Prediction
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, reduced
-from jaxdbd.panels import example_panel
+from jaxdbd.photographs.panels import example_panel
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training.logs import RunLog
 from jaxdbd.training.step import TrainState, evaluation_variables

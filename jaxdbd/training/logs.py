@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from jaxdbd.files import is_file, os_errors_in_one_line, read_text, write_whole
-from jaxdbd.training.spool import Spool
+from jaxdbd.machine.files import is_file, os_errors_in_one_line, read_text, write_whole
+from jaxdbd.machine.spool import Spool
 
 EVENTS_SIZE = 4 * 2**20  # choice of ours: in a store a file of events grows no further, as all of it goes up each time
 

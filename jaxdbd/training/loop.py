@@ -20,19 +20,19 @@ from jaxtyping import Array, UInt8
 
 from jaxdbd import sharding, weights
 from jaxdbd.errors import UserError
-from jaxdbd.files import make_folder, write_whole
 from jaxdbd.inference import probability_and_nearness
+from jaxdbd.machine.files import make_folder, write_whole
+from jaxdbd.machine.paths import as_path
+from jaxdbd.machine.spool import Spool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
-from jaxdbd.paths import as_path
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config
 from jaxdbd.training.data import Data, next_batch, open_data
-from jaxdbd.training.features import Params, make_adapters, with_adapters
+from jaxdbd.training.distillation import Params, make_adapters, with_adapters
 from jaxdbd.training.keeper import Keeper, Maps, evaluate
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
-from jaxdbd.training.spool import Spool
 from jaxdbd.training.step import Metrics, TrainState, create_state, train_step
 from jaxdbd.training.stopping import stop_notices
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
-from jaxdbd.training.features import ADAPTERS, feature_loss, without_adapters
+from jaxdbd.training.distillation import ADAPTERS, feature_loss, without_adapters
 from jaxdbd.weights import Variables
 
 Metrics = dict[str, Float[Array, ""]]

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import os_errors_in_one_line, shown
+from jaxdbd.machine.files import os_errors_in_one_line, shown
 
 # What zipfile raises of a damaged archive; RuntimeError of one that is encrypted or packed in a way it does not know.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError)

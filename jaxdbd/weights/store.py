@@ -16,10 +16,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import is_file, os_error, shown, write_whole
+from jaxdbd.machine.files import is_file, os_error, shown, write_whole
+from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS, DepthDistilledDBD
-from jaxdbd.paths import as_path, is_remote
 from jaxdbd.weights.tensors import open_safetensors, read_tensors
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of float32 arrays

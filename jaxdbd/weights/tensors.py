@@ -11,8 +11,8 @@ import numpy as np
 import safetensors
 
 from jaxdbd.errors import UserError
-from jaxdbd.files import is_file, local_file, os_errors_in_one_line, shown
-from jaxdbd.paths import as_path, is_remote
+from jaxdbd.machine.files import is_file, local_file, os_errors_in_one_line, shown
+from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.weights.pth import DAMAGED, read_pth, state_dict
 
 

@@ -10,6 +10,7 @@ from configs import lite
 from jaxdbd import DepthDistilledDBD, weights
 from jaxdbd.__main__ import main
 from jaxdbd.commands import benchmark
+from jaxdbd.training import timing
 from jaxdbd.training.config import load_config
 
 
@@ -17,7 +18,7 @@ from jaxdbd.training.config import load_config
 def small_network(monkeypatch):
     """A network that compiles in seconds stands for each arch."""
     monkeypatch.setattr(
-        benchmark,
+        timing,
         "DepthDistilledDBD",
         lambda encoder, **kw: DepthDistilledDBD(encoder, widths=(8,) * 5, srfb="none", **kw),
     )

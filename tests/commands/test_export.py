@@ -22,7 +22,7 @@ from jaxdbd.network.model import DepthDistilledDBD
 
 onnx = pytest.importorskip("onnx", reason="export to ONNX needs the onnx package")
 
-from jaxdbd.commands import onnx_graph  # noqa: E402
+from jaxdbd.weights import onnx_graph  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 64

@@ -18,8 +18,8 @@ from jaxdbd import inference, weights
 from jaxdbd import predict as predict_function
 from jaxdbd.__main__ import main
 from jaxdbd.errors import UserError
-from jaxdbd.files import write_whole
 from jaxdbd.input import geometry
+from jaxdbd.machine.files import write_whole
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.weights import store
 

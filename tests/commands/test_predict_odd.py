@@ -26,9 +26,9 @@ from odd_files import (
 from PIL import Image
 
 import jaxdbd
-from jaxdbd import predicted
 from jaxdbd.__main__ import main
-from jaxdbd.photos import read_photograph
+from jaxdbd.photographs import predicted
+from jaxdbd.photographs.photos import read_photograph
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from odd_files import half, one_line, save, without_rights
-from test_masks import NO_MASKS
+from odd_masks import NO_MASKS
 
 from jaxdbd.__main__ import main
 

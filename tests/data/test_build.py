@@ -14,7 +14,7 @@ from PIL import Image
 from tensorflow_datasets.core import constants
 
 from data import build, describe, flags
-from jaxdbd.decoding import ORIENTATION
+from jaxdbd.photographs.decoding import ORIENTATION
 
 ROOT = Path(__file__).resolve().parents[2]
 

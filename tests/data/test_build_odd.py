@@ -18,12 +18,12 @@ from odd_files import (
     small_disk,  # noqa: F401
     without_rights,
 )
-from test_masks import MASKS, NO_MASKS
+from odd_masks import MASKS, NO_MASKS
 
 from data import build, sources, textures
 from jaxdbd.errors import UserError
 from jaxdbd.input.pipeline import open_split
-from jaxdbd.photos import read_photograph
+from jaxdbd.photographs.photos import read_photograph
 
 
 def run(folder, *flags, dataset="folder") -> int:

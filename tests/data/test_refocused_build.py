@@ -72,7 +72,7 @@ def test_the_same_inputs_build_the_same_bytes(raw, built, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_processes_and_beam_build_the_same_bytes(raw, built, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxdbd.parallel.WORTHWHILE", 0)
+    monkeypatch.setattr("jaxdbd.machine.parallel.WORTHWHILE", 0)
     assert build.main(command(raw, tmp_path / "processes")) == 0
     assert hashes(tmp_path / "processes", "refocused") == hashes(built, "refocused")
     pytest.importorskip("apache_beam", reason="needs the optional extra: pip install 'jaxdbd[beam]'")

@@ -9,8 +9,8 @@ from PIL import Image
 
 from data import checks, sources
 from data.sources import SOURCES, Pair
-from jaxdbd.decoding import ORIENTATION
 from jaxdbd.errors import UserError
+from jaxdbd.photographs.decoding import ORIENTATION
 
 FOLDER = sources.customise(SOURCES["folder"], gt_white="focus")
 

@@ -8,7 +8,8 @@ from fake_teacher import onnx_teacher
 from test_teachers import record
 
 from data import build, teachers
-from data.teachers import Settings, features, onnx_file
+from data.teachers import Settings, onnx_file
+from data.teachers import onnx_taps as features
 from jaxdbd.errors import UserError
 
 pytest.importorskip("onnx", reason="needs the optional extra: pip install 'jaxdbd[onnx]'")

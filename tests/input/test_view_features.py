@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxdbd.errors import UserError
-from jaxdbd.input import features
+from jaxdbd.input import teacher_maps as features
 from jaxdbd.input.augment import Augmentation, add_sky, augment, paste
 from jaxdbd.input.geometry import WHOLE, View, crop_and_resize
 from jaxdbd.input.pipeline import training_batches

@@ -11,7 +11,7 @@ from emulator import running_store
 from object_store.objects import BUILD
 
 from jaxdbd.input import shards
-from jaxdbd.paths import as_path
+from jaxdbd.machine.paths import as_path
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What the tests of object stores look at: the names of objects, and what a command writes."""
 
-from jaxdbd.paths import as_path, filesystem
-from jaxdbd.transfer import list_objects
+from jaxdbd.machine.paths import as_path, filesystem
+from jaxdbd.machine.transfer import list_objects
 
 BUILD = ["--dataset=synthetic", "--teacher=scene", "--size=64", "--train_scenes=24", "--test_scenes=6"]
 

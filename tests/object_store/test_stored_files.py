@@ -13,13 +13,14 @@ import pytest
 import tiny
 from object_store.objects import BUILD, names, one_line, remove
 
-from jaxdbd import files, weights
+from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.input import shards
 from jaxdbd.input.pipeline import open_split
-from jaxdbd.paths import as_path, filesystem
-from jaxdbd.training.spool import Spool
-from jaxdbd.transfer import list_objects
+from jaxdbd.machine import files, transfer
+from jaxdbd.machine.paths import as_path, filesystem
+from jaxdbd.machine.spool import Spool
+from jaxdbd.machine.transfer import list_objects
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")
@@ -110,8 +111,8 @@ def test_shards_are_copied_once_and_verified(data_dir, built, home, monkeypatch)
     originals = {p.name: p.read_bytes() for p in (built / "dbd/synthetic/1.0.0").iterdir()}
     assert {p.name: p.read_bytes() for p in cached.iterdir()} == originals
     copied = []
-    download = shards.download
-    monkeypatch.setattr(shards, "download", lambda *a: copied.append(a[1].name) or download(*a))
+    download = transfer.download
+    monkeypatch.setattr(transfer, "download", lambda *a: copied.append(a[1].name) or download(*a))
     open_split("dbd/synthetic", "train", data_dir)
     assert not copied
     (shard,) = cached.glob("*train*")
@@ -122,7 +123,7 @@ def test_shards_are_copied_once_and_verified(data_dir, built, home, monkeypatch)
         assert copied == [shard.name]
         copied.clear()
     # Without the record of a copy, the bytes tell.
-    (cached.parent / shards.RECORD).unlink()
+    (cached.parent / transfer.RECORD).unlink()
     open_split("dbd/synthetic", "train", data_dir)
     assert not copied
 

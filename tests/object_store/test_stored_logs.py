@@ -9,12 +9,12 @@ import tiny
 from object_store.objects import names, remove
 from training.test_checkpoint import read, write
 
-from jaxdbd import files
 from jaxdbd.errors import UserError
-from jaxdbd.paths import as_path, filesystem
+from jaxdbd.machine import files
+from jaxdbd.machine.paths import as_path, filesystem
+from jaxdbd.machine.spool import Spool
 from jaxdbd.training.logs import RunLog, read_metrics
 from jaxdbd.training.loop import train
-from jaxdbd.training.spool import Spool
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")

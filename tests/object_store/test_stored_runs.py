@@ -20,8 +20,9 @@ from object_store.objects import names
 from ports import free_port
 from training.test_loop import STEPS, assert_close, finish, losses, wait_for_step
 
-from jaxdbd import files, weights
-from jaxdbd.paths import as_path
+from jaxdbd import weights
+from jaxdbd.machine import files
+from jaxdbd.machine.paths import as_path
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")

@@ -15,8 +15,9 @@ from test_loop import assert_close, assert_identical, final_state, finish, start
 
 from data import build
 from jaxdbd import sharding, weights
-from jaxdbd.training import checkpoint, features
-from jaxdbd.training.features import feature_loss, make_adapters, with_adapters, without_adapters
+from jaxdbd.training import checkpoint
+from jaxdbd.training import distillation as features
+from jaxdbd.training.distillation import feature_loss, make_adapters, with_adapters, without_adapters
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import make_model
 from jaxdbd.training.losses import joint_loss
