@@ -1,11 +1,11 @@
-"""A few hundred damaged files; `python -m tools.fuzz` reads thousands."""
+"""A few hundred damaged files; `python tests/fuzz.py` reads thousands."""
 
 from collections import Counter
 from pathlib import Path
 
+import fuzz
 import pytest
-
-from tools import fuzz, samples
+import samples
 
 
 @pytest.mark.slow

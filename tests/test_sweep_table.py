@@ -2,14 +2,12 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxdbd.machine.files import write_whole
-from tools import card, sweep_table
+from tools import sweep_table
 
 CONFIG = "configs/ablation.py"
 
@@ -79,15 +77,3 @@ def test_without_folders_it_is_the_table_of_the_sweep_with_differences(workdir, 
     for flags, message in ((["--base=7"], "--base=7: not one of"), (["--sharp=S"], "--sharp needs --sharp_names")):
         assert run(monkeypatch, folder, *flags) == 1
         assert message in capsys.readouterr().err
-
-
-def test_shares_of_a_pair_by_hand(tmp_path, monkeypatch):
-    # In focus: the upper half of the first and the left half of the second. In exactly one 2 of 4 quarters, in none 1.
-    for name in ("a_1", "a_2", "b_1"):
-        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
-    upper, left = np.zeros((2, 8, 8), np.float32)
-    upper[:4], left[:, :4] = 1, 1
-    maps = [SimpleNamespace(focus=upper), SimpleNamespace(focus=left)]
-    monkeypatch.setattr(card.jaxdbd, "predict", lambda model, variables, photographs: maps[: len(photographs)])
-    assert card.pair_shares(None, None, tmp_path, 0.5) == {"a": (0.5, 0.25)}
-    np.testing.assert_allclose(card.mean_focus(None, None, [None, None]), [0.5, 0.5])

@@ -1,9 +1,12 @@
-"""Times a network's forward pass in JAX, PyTorch, ONNX Runtime and OpenVINO, in turns, on the same cores.
+"""Times a network in JAX, PyTorch, ONNX Runtime and OpenVINO, in turns, on the same cores: forward, or a training step.
 
-    python -m tools.runtimes [--arch=lite vgg16 ...] [--size=320] [--batch 1 4] [--rounds=5] [--weights=W]
+    python -m tools.runtimes --arch lite vgg16 --batch 1 4 --rounds=3
+    python -m tools.runtimes --mode=train --arch vgg16 --batch 4 --size=256
 
 All run the graph that `jaxdbd export` writes to an .onnx file; PyTorch as `onnx2torch` reads it, in both of its memory
-layouts, and compiled. What is not installed is left out, and said so:
+layouts, and compiled. A training step of PyTorch has BatchNorm on the batch, cross-entropy of the focus map plus L1 of
+depth, and its fused AdamW. Ours is the step of `train.py` with configs/lite.py, which does more: it also has the losses
+of every side output, clips the gradient and averages the weights. What is not installed is left out, and said so:
 
     pip install torch onnx2torch openvino onnxruntime onnx
 """
@@ -18,25 +21,34 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx
 
 from jaxdbd import weights
+from jaxdbd.commands.benchmark import CONFIG
 from jaxdbd.inference import compiled
+from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.pipeline import training_batches
 from jaxdbd.machine.parallel import cores
 from jaxdbd.machine.startup import exit_status, keep_memory
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.scoring.report import print_rows
-from jaxdbd.training.timing import ARCHS, made_up_network
+from jaxdbd.training.config import load_config
+from jaxdbd.training.loop import initial_variables
+from jaxdbd.training.timing import ARCHS, made_up_network, photographs, program_and_call
 from jaxdbd.weights.onnx_graph import build
 
 Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
+Step = Callable[[], float]  # trains on one batch; returns the loss before it
 CALLS = 3  # of one runtime before it is the next one's turn
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # between the focus maps of two runtimes
+SEED = 0
+LEARNING_RATE = 1e-4
 
 
-def ours(model: DepthDistilledDBD, variables: weights.Variables) -> Forward:
+def our_forward(model: DepthDistilledDBD, variables: weights.Variables) -> Forward:
     """The compiled network that `jaxdbd predict` applies."""
     network = compiled(model)  # pyright: ignore[reportArgumentType]  # as in inference.py
     return lambda images: np.asarray(network(variables, images)[0])
@@ -77,7 +89,7 @@ def torch_network(graph: onnx.ModelProto, channels_last: bool):
     return network
 
 
-def in_torch(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> Forward:
+def torch_forward(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> Forward:
     """PyTorch, as it is or compiled."""
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -92,11 +104,11 @@ def in_torch(graph: onnx.ModelProto, channels_last: bool, compile_it: bool) -> F
     return forward
 
 
-def runtimes(model: DepthDistilledDBD, variables: weights.Variables) -> dict[str, Callable[[], Forward]]:
+def forwards(model: DepthDistilledDBD, variables: weights.Variables) -> dict[str, Callable[[], Forward]]:
     """What makes each runtime's forward pass, by its name."""
     graph = build(model, variables)
-    made: dict[str, Callable[[], Forward]] = {"JAX (ours)": lambda: ours(model, variables)}
-    made |= {name: lambda flags=flags: in_torch(graph, *flags) for name, flags in torch_forms().items()}
+    made: dict[str, Callable[[], Forward]] = {"JAX (ours)": lambda: our_forward(model, variables)}
+    made |= {name: lambda flags=flags: torch_forward(graph, *flags) for name, flags in torch_forms().items()}
     if installed("onnxruntime"):
         made["ONNX Runtime"] = lambda: in_onnxruntime(graph)
     if installed("openvino"):
@@ -147,7 +159,7 @@ def print_times(title: str, seconds: dict[str, float], size: int, batch: int) ->
 
 def agreeing(made: dict[str, Callable[[], Forward]], images: np.ndarray) -> dict[str, Forward]:
     """Each forward pass, called once; one that does not give our map, or cannot run, is told of and left out."""
-    forwards: dict[str, Forward] = {}
+    alike: dict[str, Forward] = {}
     expected = None
     for name, make in made.items():
         try:
@@ -163,28 +175,90 @@ def agreeing(made: dict[str, Callable[[], Forward]], images: np.ndarray) -> dict
         if not difference <= TOLERANCE:
             print(f"{name} gives another map, by {difference:.2g}: left out", file=sys.stderr)
             continue
-        forwards[name] = forward
-    return forwards
+        alike[name] = forward
+    return alike
+
+
+def our_step(model: DepthDistilledDBD, size: int, batch: int) -> Step:
+    """The compiled step of a training with configs/lite.py, from random weights."""
+    config = load_config(str(CONFIG))
+    augmentation = Augmentation(**config.augment)
+    feed = training_batches([photographs(64)], size=size, batch_size=batch, seed=SEED, augmentation=augmentation)
+    _, _, call = program_and_call(model, initial_variables(model, SEED, "", ""), "train", feed, config)
+    return lambda: float(jax.device_get(call())["loss"])
+
+
+def torch_step(graph: onnx.ModelProto, size: int, batch: int, channels_last: bool, compile_it: bool) -> Step:
+    """PyTorch on made-up photographs, masks and depth."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = torch_network(graph, channels_last).train()
+    run = torch.compile(network) if compile_it else network
+    optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, fused=True)
+    rng = np.random.default_rng(SEED)
+    images = torch.from_numpy(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
+    mask = torch.from_numpy(rng.integers(0, 2, (batch, size, size)).astype(np.float32))
+    depth = torch.from_numpy(rng.random((batch, size, size), np.float32))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        focus, nearness = run(images)
+        loss = torch.nn.functional.binary_cross_entropy(focus, mask) + (nearness - depth).abs().mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def steps(arch: str, size: int, batch: int) -> dict[str, Step]:
+    """The training step of each runtime, by its name."""
+    encoder = ARCHS[arch]
+    model = DepthDistilledDBD(encoder, full_resolution=not encoder.startswith("lite"), size=size)
+    made = {"JAX (ours)": our_step(model, size, batch)}
+    graph = build(model, initial_variables(model, SEED, "", ""))
+    made |= {name: torch_step(graph, size, batch, *flags) for name, flags in torch_forms().items()}
+    return {name: partial(finite, name, step) for name, step in made.items()}
+
+
+def finite(name: str, step: Step) -> float:
+    """The loss of a step. Raises ValueError where it is not finite."""
+    loss = step()
+    if not np.isfinite(loss):
+        raise ValueError(f"{name}: the loss is {loss}")
+    return loss
+
+
+def time_forward(arch: str, size: int, batches: list[int], rounds: int) -> None:
+    """Prints a table for each batch size."""
+    model, variables = made_up_network(arch, size, depth_head=False)
+    made = forwards(model.clone(dtype=jnp.float32), variables)
+    for batch in batches:
+        images = np.random.default_rng(SEED).integers(0, 256, (batch, size, size, 3), np.uint8)
+        calls = {runtime: partial(forward, images) for runtime, forward in agreeing(made, images).items()}
+        print_times(arch, in_turns(calls, rounds), size, batch)
+
+
+def time_steps(arch: str, size: int, batches: list[int], rounds: int) -> None:
+    """Prints a table for each batch size."""
+    for batch in batches:
+        made = steps(arch, size, batch)
+        in_turns(made, 1)  # compiles what is not yet compiled
+        print_times(f"a training step of {arch}", in_turns(made, rounds), size, batch)
 
 
 def main() -> None:
     """Prints a table for each network and batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", choices=["fwd", "train"], default="fwd")
     parser.add_argument("--arch", nargs="+", choices=ARCHS, default=["lite"])
-    parser.add_argument("--weights", help="time this network instead: a bundled name, file or folder")
     parser.add_argument("--size", type=int, default=320, help="side of the square in pixels (320)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--batch", type=int, nargs="+", default=[4])
     parser.add_argument("--rounds", type=int, default=5, help=f"of {CALLS} calls each (5)")
     args = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch's idle threads would keep the cores from the others
-    networks = {args.weights: weights.load(args.weights)} if args.weights else None
-    for name in networks or args.arch:
-        model, variables = networks[name] if networks else made_up_network(name, args.size, depth_head=False)
-        made = runtimes(model.clone(dtype=jnp.float32), variables)
-        for batch in args.batch:
-            images = np.random.default_rng(0).integers(0, 256, (batch, model.size, model.size, 3), np.uint8)
-            calls = {runtime: partial(forward, images) for runtime, forward in agreeing(made, images).items()}
-            print_times(name, in_turns(calls, args.rounds), model.size, batch)
+    for arch in args.arch:
+        (time_steps if args.mode == "train" else time_forward)(arch, args.size, args.batch, args.rounds)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from jaxdbd.training.logs import read_metrics
 from sweep import MEASURES, pick_runs, result, tabulate
 from tools.card import mean_focus, pair_shares, read_named
 
-THRESHOLD = 0.5  # on the maps of pairs
 FELL, SHARP, PAIRS = "fell", "sharp", "pairs"
 HEADINGS = MEASURES | {FELL: "MAE less over the last fifth", SHARP: "sharp ↑", PAIRS: "pairs ↑"}
 Scores = dict[str, float]
@@ -82,7 +81,7 @@ def measures_of(args: argparse.Namespace) -> dict[str, Callable]:
     if args.pairs:
 
         def in_exactly_one(model, variables):
-            shares = pair_shares(model, variables, args.pairs, THRESHOLD)
+            shares = pair_shares(model, variables, args.pairs)
             return float(sum(one for one, _ in shares.values()) / len(shares))
 
         found[PAIRS] = in_exactly_one

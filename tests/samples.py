@@ -1,4 +1,4 @@
-"""Whole files of every kind that people bring, small, for `tools.fuzz` to damage."""
+"""Whole files of every kind that people bring, small, for `fuzz` to damage."""
 
 import io
 import json

@@ -1,6 +1,6 @@
 """Damaged files through everything that reads files: only results and UserErrors may come out, in bounded time.
 
-    python -m tools.fuzz [--count=2000] [--seed=0]
+    PYTHONPATH=. python tests/fuzz.py [--count=2000] [--seed=0]
 
 Whole files of every kind are damaged at random, `count` pictures and `count` weights files, and read by the public
 functions in a process of its own. Prints how many were read and how many refused, the longest time and the most memory.
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import samples
 
 from jaxdbd.errors import UserError
 from jaxdbd.machine.parallel import most_resident
-from tools import samples
 
 SECONDS, BYTES = 60, 2 << 30  # for one file, and for the process that reads
 EDGES = (0x00, 0x01, 0x7F, 0x80, 0xFF)
