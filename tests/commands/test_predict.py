@@ -167,6 +167,16 @@ def test_every_block_of_the_documentation_runs(weights_file, tmp_path, monkeypat
         assert prediction.focus.shape == size
 
 
+def test_the_first_lines_of_the_readme_run(weights_file, monkeypatch):
+    monkeypatch.setattr(store, "BUNDLED", weights_file.parent)
+    monkeypatch.chdir(ROOT)  # where its photograph is
+    block, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["focus"].shape == names["depth"].shape == names["photo"].shape[:2] == (480, 640)
+    assert names["focus"].dtype == np.float32
+
+
 # --- The command ---
 
 
