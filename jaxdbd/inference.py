@@ -120,7 +120,7 @@ def stretched(depth: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
     """Each map stretched so that the least of its block means is 0 and the greatest is 1, and clipped to [0, 1].
 
     The network's depth is relative: losses that leave its scale and shift free determine neither. Blocks of 16 x 16
-    pixels, since a single pixel would decide otherwise. A constant map becomes 0.
+    pixels keep a single one from deciding. A constant map becomes 0.
     """
     b, h, w = depth.shape
     means = depth.reshape(b, h // BLOCK, BLOCK, w // BLOCK, BLOCK).mean(axis=(2, 4))

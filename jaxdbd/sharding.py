@@ -31,9 +31,12 @@ def initialize_distributed(coordinator: str | None, process_id: int | None, proc
 
 
 def is_one_of_many(environment: Mapping[str, str]) -> bool:
-    """Whether a cluster that JAX can find its way in started this process: SLURM, Open MPI, a TPU pod, or by hand."""
+    """Whether this process has peers that JAX finds by itself.
+
+    It does under SLURM and Open MPI, on a TPU pod, and where JAX_COORDINATOR_ADDRESS is set.
+    """
     tasks = max(int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-    # JAX leaves the first mark on a machine with TPU chips; the second is there where no metadata server answers.
+    # JAX sets the first where there are TPU chips, and the second where no metadata server can tell of the others.
     is_cloud_tpu = "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment
     has_tpu_peers = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     return tasks > 1 or is_cloud_tpu or has_tpu_peers or "JAX_COORDINATOR_ADDRESS" in environment

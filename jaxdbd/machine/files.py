@@ -166,7 +166,7 @@ def make_folder(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def local_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a local path to read: `path` itself, or for as long as this lasts a copy of what lies in a store."""
+    """Yields a local path to read: `path` itself, or a temporary copy of what lies in a store."""
     path = as_path(path)
     if not is_remote(path):
         yield Path(path)
@@ -199,7 +199,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def is_file(path: str | os.PathLike) -> bool:
-    """Whether there is such a file. Unlike `exists` of a store's path, does not take a refusal for a no."""
+    """Whether there is such a file. Where a store refuses it raises, and does not say no as `exists` does."""
     path = as_path(path)
     if not is_remote(path):
         return os.path.isfile(path)
@@ -243,7 +243,7 @@ def name_key(name: str) -> str:
 
 
 def is_photograph_in_folder(path: Path, suffixes: Collection[str]) -> bool:
-    """Whether a folder's entry is to be read: by suffix, not hidden, and a file, be it a link that leads nowhere."""
+    """Whether a folder's entry is to be read: by suffix, not hidden, and a file or a link that leads nowhere."""
     if path.suffix.lower() not in suffixes or path.name.startswith("."):
         return False
     try:
@@ -276,8 +276,8 @@ def files_by_stem(
 def read_names(path: Path, suffixes: Collection[str]) -> dict[str, str]:
     """A text file with one name a line, with or without suffix: `stem_key` to the name as it is written.
 
-    UTF-8 or UTF-16, with or without a byte order mark. Folders before a name do not count, be they written as Windows
-    does. Raises UserError for a list that cannot be read, is in another encoding, or is empty.
+    UTF-8 or UTF-16, with or without a byte order mark. Folders before a name do not count, with slashes or backslashes.
+    Raises UserError for a list that cannot be read, is in another encoding, or is empty.
     """
     if not os.path.lexists(path):
         raise UserError(f"no list of names {shown(path)}: give a text file with one photograph's name a line")

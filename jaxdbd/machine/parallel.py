@@ -38,7 +38,7 @@ def cores() -> int:
 def most_resident() -> int:
     """The most bytes of this process that have been in memory at once."""
     with contextlib.suppress(OSError):
-        # What getrusage says begins, after a start from another program, with the most that one had.
+        # getrusage begins with the most that the program had which started this one.
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)
@@ -70,9 +70,9 @@ def ahead(
     weight: Callable[[Any], int] = lambda item: 0,
     most: int = 0,
 ) -> Iterator[tuple[Any, Future]]:
-    """Each item with the future of function(item), in order; `count` of them are at work or done ahead of need.
+    """Each item with the future of function(item), in order. At most `count` of them are at work or done ahead.
 
-    Fewer where they weigh more than `most` together.
+    No further item is taken while those ahead have a total `weight` of more than `most`.
     """
     items, submitted, held, ended = iter(items), deque(), 0, False
     while True:

@@ -49,7 +49,7 @@ def as_path(path: str | os.PathLike) -> epath.Path:
 
 
 def _settle(scheme: str, module: str) -> None:
-    """Settings of a store's library, for Orbax and epath as well; they count for what is opened after."""
+    """Sets up a store's library, for Orbax and epath too; it counts for what is opened afterwards."""
     logging.getLogger(module).setLevel(logging.CRITICAL)  # it shows a traceback of what we say in one line
     # Listings that a process keeps for ever would hide what other hosts write.
     fsspec.config.conf.setdefault("gcs" if scheme == "gs" else scheme, {})["use_listings_cache"] = False

@@ -40,9 +40,9 @@ class Spool:
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def publish(self, wait: bool) -> None:
-        """Puts what is new into the store; without `wait` meanwhile, and not at all while the last is on its way.
+        """Puts what is new into the store. Without `wait` in the background, and not while the last upload still runs.
 
-        Raises UserError, perhaps of the one before, where the store did not take it.
+        Raises UserError where the store did not take it, or did not take the upload before.
         """
         if not self.remote or not (wait or self.sending.done()):
             return

@@ -77,7 +77,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """False for what the system refuses: Orbax writes many arrays at once, and on a full disk each would be told."""
+    """False for what the system refuses: Orbax writes many arrays at once, and would log each on a full disk."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or refusal(error) is None
 
@@ -85,7 +85,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 def leave(status: int) -> NoReturn:
     """Ends this program; after an error at once.
 
-    What the disk did not take libraries still hold, and at an orderly end they try it again, and print tracebacks.
+    Libraries still hold what the disk did not take: at an orderly end they would try again, and print tracebacks.
     """
     if status == 1:
         sys.stdout.flush()
@@ -102,7 +102,7 @@ def _callback_error(unraisable: "sys.UnraisableHookArgs") -> None:
 
 
 def _thread_error(args: threading.ExceptHookArgs) -> None:
-    """What the system refuses a library's own thread, such as TensorBoard's, is one line, too."""
+    """Prints one line for what the system refuses to a library's own thread, such as TensorBoard's."""
     line = refusal(args.exc_value) if args.exc_value else None
     if line is None:
         threading.__excepthook__(args)

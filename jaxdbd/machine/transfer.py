@@ -17,7 +17,7 @@ from tqdm import tqdm
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import filesystem, store_errors_in_one_line
 
-AT_ONCE = 8  # choice of ours: one copy fills a tenth of a cloud machine's line
+AT_ONCE = 8  # choice of ours: one copy fills a tenth of a cloud machine's network link
 CHUNK = 2**20
 # What a local copy of a folder knows of its files: {name: [size, checksum in the store, modification time in ns]}.
 RECORD = ".copied.json"
