@@ -23,15 +23,15 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.files import os_error, shown
 from jaxdbd.machine.parallel import LARGE, STRIP, strips_of
 
-# Phones take 200 megapixels. Pillow by itself refuses from 179 on and warns from 89 on, in words that name no file.
+# Phones take 200 megapixels. Pillow by itself warns from 89 on and refuses from 179 on, in words that name no file.
 MOST_PIXELS = 2**28
 # A share of the range. Sensors give 10 to 14 bits, and what is saved in 16 without stretching looks nearly black.
 DARK = 1 / 4
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
-# In blocks of over 32 MB the C library returns what a picture took to the system; smaller ones threads may keep.
+# The C library returns blocks of over 32 MB to the system at once; smaller ones a thread may keep.
 Image.core.set_block_size(64 << 20)
 
-# The other kinds that Pillow knows start programs, or are recognized by next to nothing.
+# Of the other kinds that Pillow knows, some start programs, and some are recognized by next to nothing.
 FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM", "PSD")
 HEIF = {".heic", ".heif", ".hif"}
 RAW = {
@@ -63,8 +63,8 @@ class Undecodable(UserError):
 def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """Yields the picture in a file, its kind and size known and its pixels not yet decoded; `decoded` does that.
 
-    `content`, if given, is what the file holds. A pipe is read to its end. `info` of the picture has `white`, the value
-    of white, where the file says another than its kind, and `sixteen_bits` where Pillow will halve them.
+    `content`, if given, is what the file holds. A pipe is read to its end. `info` of the picture has `white` where
+    the file gives white another value than its kind does, and `sixteen_bits` where Pillow will keep the high bytes.
 
     Raises UserError for what cannot be opened, is no picture or RAW, or has more than MOST_PIXELS.
     """
@@ -80,7 +80,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
 
 
 def reduce_decoding(picture: Image.Image, side: int) -> int:
-    """Has a JPEG of `opened` decoded at the least of 1/2, 1/4 and 1/8 of its size that leaves `side` pixels a side.
+    """Makes a JPEG of `opened` decode at the least of 1/2, 1/4 and 1/8 of its size that leaves `side` pixels a side.
 
     Returns how many pixels decoding will then hold. Other kinds of files are left as they are.
     """
@@ -136,7 +136,7 @@ def pixels(picture: Image.Image) -> Shaped[np.ndarray, "h w *c"]:
 def largest_of_color(path: str | Path, picture: Image.Image, content: bytes | None = None) -> float:
     """The largest value of a decoded color picture with `sixteen_bits`, of which Pillow has kept the high bytes.
 
-    Of a large one it is told to a byte only; `content`, if given, is what the file holds.
+    Of a large picture the low byte is not known; `content`, if given, is what the file holds.
     """
     high = int(np.atleast_2d(picture.getextrema())[:3, 1].max())
     if "largest" in picture.info:
@@ -155,7 +155,7 @@ def is_raw_name(path: Path) -> bool:
 
 def _bytes_of(path: Path) -> io.BufferedIOBase:
     if path.is_dir():
-        os.listdir(path)  # one that may not be read says so, which is more to the point than that it is a folder
+        os.listdir(path)  # a folder that may not be read raises here, which says more than that it is a folder
     file = path.open("rb")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
@@ -164,7 +164,7 @@ def _bytes_of(path: Path) -> io.BufferedIOBase:
 
 
 def _errors_in_one_line(path: Path, function: Callable[[], T]) -> T:
-    # Decoders warn of odd metadata, in words that name no file; what they cannot read they raise.
+    # Decoders warn of odd metadata in words that name no file; for what they cannot read they raise.
     warnings.filterwarnings("ignore", module="PIL")
     try:
         return function()
@@ -301,7 +301,7 @@ def _samples(path: Path, file: io.BufferedIOBase) -> tuple[Shaped[np.ndarray, ".
     """The samples of a TIFF's first picture as tifffile reads them, their axes, its orientation and photometric tag."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of every odd tag, and names no file
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it logs every odd tag, and names no file
     with tifffile.TiffFile(cast(IO[bytes], file)) as tiff:
         page = cast(tifffile.TiffPage, tiff.pages[0])
         _refuse_raw(path, {tag.code: tag.value for tag in page.tags})
@@ -336,7 +336,7 @@ def _from_samples(array: Shaped[np.ndarray, "h w *c"], inverted: bool, separated
     for rows in strips_of(array):
         part = np.nan_to_num(array[rows].astype(np.float32), posinf=0, neginf=0).clip(0, white) / white
         part = 1 - part if inverted else part
-        # Of color, the high byte, as Pillow takes it from 16 bits.
+        # Of color the high byte, which is what Pillow keeps of 16 bits.
         out[rows] = np.rint(part * 65535) if deep else np.minimum(np.rint(part * 65535) // 256, 255)
     if deep:
         return Image.fromarray(out)

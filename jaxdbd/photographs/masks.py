@@ -1,4 +1,4 @@
-"""Masks as files: one channel, black and white, and nothing that says something else."""
+"""Masks as files: one channel of black and white, and a refusal for anything else."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from jaxdbd.photographs.decoding import decoded, largest_of_color, opened, strip
 
 LOSSY = ("JPEG", "MPO", "WEBP", "HEIF", "AVIF", "JPEG2000")
 NOISE = 24  # of 255, choice of ours: how far lossy compression may take black, white and gray from what they were
-# Choices of ours: shares of the pixels. Gray along edges is spread over many values; labels and trimaps are not.
+# Choices of ours: shares of the pixels. Gray along edges is spread over many values; that of labels and trimaps is not.
 MOST_OF_ONE_GRAY, MOST_GRAY = 0.1, 0.5
 
 
@@ -65,7 +65,7 @@ def not_black_and_white(counts: Int[np.ndarray, " levels"], lossy: bool = False)
 
 
 def _counts(gray: Shaped[np.ndarray, "h w"], top: int) -> Int[np.ndarray, " levels"]:
-    """The pixels of each value, in a strip. Most masks hold two values, which is seen in a tenth of the time."""
+    """The pixels of each value, in a strip. Most masks hold two values, which is found out in a tenth of the time."""
     black, white = np.count_nonzero(gray == 0), np.count_nonzero(gray == top)
     if black + white < gray.size:
         return np.bincount(gray.ravel(), minlength=top + 1)

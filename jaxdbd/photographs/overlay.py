@@ -17,7 +17,7 @@ def overlay(image: UInt8[np.ndarray, "h w 3"], in_focus: Bool[np.ndarray, "h w"]
         gray = cv2.cvtColor(cv2.cvtColor(image[rows], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
         dimmed = cv2.addWeighted(image[rows], 0.16, gray, 0.30, 0)
         picture[rows] = np.where(in_focus[rows, :, None], image[rows], dimmed)
-    # Edges repeated outwards, so that no line runs along the photograph's own border.
+    # Edge pixels are repeated outwards, so that no line runs along the photograph's own border.
     width = max(2, round(0.003 * (image.shape[0] * image.shape[1]) ** 0.5))
     margin = 2 * width + 2
     padded = cv2.copyMakeBorder(in_focus.view(np.uint8), margin, margin, margin, margin, cv2.BORDER_REPLICATE)

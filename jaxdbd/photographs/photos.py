@@ -30,8 +30,8 @@ from jaxdbd.photographs.decoding import (
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
 # What cameras, desktops and editors leave beside photographs.
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
-# Sides of the network's square that a JPEG still has where it is decoded at less than its size. Choice of ours: the map
-# stays what it was (docs/performance.md), and the preview of the page can be had from it, too.
+# A JPEG decoded at less than its size still has this many sides of the network's square. Choice of ours: the map hardly
+# changes (docs/performance.md), and the page can take its preview from it.
 SPARE = 4
 
 
@@ -40,12 +40,12 @@ def find_photographs(
 ) -> dict[Path, Path]:
     """Photographs named by files, folders and patterns, each with the path of its map without the ending `.png`.
 
-    A map is called like its photograph and lies in `out`, under the same subfolder as the photograph in the folder that
-    was searched. Photographs that differ in their suffix alone keep it: `a.jpg` and `a.heic` give `a.jpg` and `a.heic`
-    here, `a.jpg.png` and `a.heic.png` on disk. Folders give the files with one of SUFFIXES, hidden ones and `out`
-    itself left out; patterns also those of other names that hold a picture, and RAW; files named outright are taken
-    whatever their name, but for COMPANIONS. Links that lead nowhere and folders that may not be read are among what
-    is returned: who reads them will say so.
+    A map has its photograph's name and lies in `out`, in the subfolder that the photograph has in the folder searched.
+    Photographs that differ in their suffix alone keep it: `a.jpg` and `a.heic` give `a.jpg` and `a.heic` here,
+    `a.jpg.png` and `a.heic.png` on disk. Folders give the files with one of SUFFIXES, hidden ones and `out` itself left
+    out; patterns also those of other names that hold a picture, and RAW; files named outright are taken whatever their
+    name, except COMPANIONS. Links that lead nowhere and folders that may not be read are returned too: whoever reads
+    them will say so.
 
     `endings` are those of all the files that will be written for a photograph. Raises UserError for a path that is not
     there, for no photographs at all, where two photographs would still share a file, and where maps would be written
@@ -120,7 +120,7 @@ def _search(folder: Path, out: Path, recursive: bool) -> dict[Path, Path]:
 
 
 def _key(place: Path) -> str:
-    return name_key(str(place))  # as file systems see it that keep no case apart
+    return name_key(str(place))  # as a file system sees it that ignores case
 
 
 def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
@@ -168,7 +168,7 @@ def photograph(path: str | Path, content: bytes | None = None) -> Iterator[tuple
 def reduced_photograph(
     path: str | Path, side: int, content: bytes | None = None
 ) -> Iterator[tuple[Image.Image, tuple[int, int], str]]:
-    """`photograph`, with its own (height, width), for a square of `side` pixels or less that is made of it.
+    """`photograph`, with its own (height, width), of which a square of `side` pixels or less will be made.
 
     A JPEG far larger than that is decoded at a half, a quarter or an eighth of its size: resizing would throw the rest
     away. The square, and so the map, differs a little (docs/performance.md).
@@ -224,11 +224,11 @@ def _gray_to_rgb(picture: Image.Image) -> tuple[Image.Image, float, float]:
     """Gray of more than 8 bits as RGB; its largest value, and the value that became white."""
     largest = max(float(_finite(strip).max()) for _, strip in strips(picture))
     if picture.mode == "F":
-        white = max(1.0, largest)  # [0, 1] by custom, or light without an upper end
+        white = max(1.0, largest)  # usually in [0, 1], or light without an upper end
     elif picture.mode == "I" and largest > 65535:
         white = largest  # integers with no set range
     else:
-        white = float(picture.info.get("white", 65535))  # 16 bits, be it in a container of 32
+        white = float(picture.info.get("white", 65535))  # 16 bits, perhaps in a container of 32
     out = Image.new("RGB", picture.size)
     for top, strip in strips(picture):
         values = _finite(strip).clip(0, white)

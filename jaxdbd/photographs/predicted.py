@@ -1,4 +1,4 @@
-"""Photographs from disk through the network: many at once, and the files and the CSV row that come of each."""
+"""Photographs from disk through the network, many at once, and the files and the CSV row made of each."""
 
 import contextlib
 import csv
@@ -46,16 +46,16 @@ class Predicted(NamedTuple):
 def predict_photographs(
     model: DepthDistilledDBD, variables: Variables, paths: Iterable[Path], finish: Callable[[Predicted], Any]
 ) -> Generator[tuple[Path, Any], None, None]:
-    """Yields (path, finish(what the network says of it)), or (path, UserError) where one of the two could not be done.
+    """Yields (path, finish(what the network says of it)), or (path, UserError) where reading or finishing failed.
 
     Threads decode, resize and finish while the network runs on its own; what waits between them is small squares, so
     that memory does not grow with the photographs' size or number. Results come in any order.
 
-    Raises UserError where nothing more can be written, after all that was under way.
+    Raises UserError where nothing more can be written, once all that was under way is done.
     """
     failed = deque()  # unreadable photographs
     read = deque()  # what `read_square` gives of photographs in the network
-    full = None  # the error that says so
+    full = None  # the error that says that the disk is full
     limit = 2 * batch_size_of(jax.default_backend()) + 4
     with ThreadPoolExecutor(min(4, cores())) as pool:
 

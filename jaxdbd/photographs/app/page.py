@@ -140,7 +140,7 @@ async def change_weights(page: Page, name: str) -> None:
 
 
 def one_photograph(session: Session, token: str) -> Callable[[Photograph | None], None]:
-    """Builds the view of one photograph; returns the function that shows it in there, or none."""
+    """Builds the view of one photograph; returns the function that shows one in it, or clears it."""
     hint = ui.label("Drop photographs anywhere on this page, paste one, or choose some.").classes("hint")
     box = ui.element("div").classes("one")
     with box:
@@ -206,7 +206,7 @@ def figure(kind: str, alt: str, caption: str) -> tuple[ui.element, ui.element]:
 
 
 def contact_sheet(session: Session, token: str) -> None:
-    """Builds the sheet, and sends it twice a second what was done meanwhile."""
+    """Builds the sheet, and sends it twice a second what has been done since."""
     progress = ui.linear_progress(0, show_value=False).classes("progress")
     left = ui.label().classes("left")
     ui.element("div").props("id=sheet")

@@ -59,7 +59,7 @@ def serve(weights: str, choices: list[str], port: int, folder: Path | None) -> N
         reload=False,
         show=False,
         tailwind=False,
-        gzip_middleware_factory=None,  # pictures do not get smaller, and the way is short
+        gzip_middleware_factory=None,  # pictures do not get smaller, and the network is this machine's own
         show_welcome_message=False,
         reconnect_timeout=5,
     )

@@ -59,7 +59,7 @@ class Source(NamedTuple):
     uploaded: bool
 
     def line(self, message: UserError | str) -> str:
-        """The message as `predict` gives it; an upload goes by its name, since nobody knows the path it was put at."""
+        """The message as `predict` gives it, with an upload's own name in place of the path where it was put."""
         return str(message).replace(shown(self.path), self.name) if self.uploaded else str(message)
 
 

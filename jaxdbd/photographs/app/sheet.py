@@ -19,7 +19,7 @@ from jaxdbd.photographs.culling import Sharpness, sharpness, verdict
 from jaxdbd.photographs.overlay import OUTLINE, outlined_levels
 from jaxdbd.photographs.predicted import Predicted
 
-THUMBNAIL = 320  # pixels of the longer side, where the network's square has as many
+THUMBNAIL = 320  # pixels of the longer side, if the network's square has as many
 # 0: what is in focus, as it is; 1: the rest, darker; 2: the line between them.
 VEIL = ((0, 0, 0, 0), (0, 0, 0, 170), (*OUTLINE, 255))
 
