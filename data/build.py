@@ -80,7 +80,7 @@ def build(args: argparse.Namespace) -> None:
         splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
 
     with sole_builder(folder):
-        # What a killed upload left here is whole, and goes up now; TFDS would take what is not whole for built.
+        # What a killed upload left here is whole, and goes up now. A build that is not whole TFDS would take for built.
         again = args.overwrite or (folder.exists() and built_from(folder) != metadata)
         if again:
             clear_damaged(folder)
@@ -186,7 +186,7 @@ def dataset_folder(data_dir: epath.Path | Path, dataset: str) -> epath.Path | Pa
 def built_from(folder: epath.Path | Path) -> dict | None:
     """The metadata of the dataset in a folder; None where there is none, or not all of it.
 
-    Raises UserError for no metadata there, or what is none, such as the empty file that a power cut leaves.
+    Raises UserError where the metadata is missing or damaged, such as the empty file that a power cut leaves.
     """
     if not is_file(folder / "dataset_info.json"):
         return None
@@ -217,7 +217,7 @@ def sole_builder(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def errors_of_workers() -> Iterator[None]:
-    """Turns a `UserError` that a Beam worker raised, and the runner hands on as text, back into one."""
+    """A `UserError` that a Beam worker raised reaches us as text: turns it back into one."""
     try:
         yield
     except RuntimeError as error:

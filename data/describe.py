@@ -20,7 +20,7 @@ SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
 
 
 def depth_auc(depth: Float16[np.ndarray, "h w"], in_focus: Bool[np.ndarray, "H W"]) -> float:
-    """The probability that a random pixel in focus is nearer than a random one out of focus; NaN where one kind lacks.
+    """The probability that a random pixel in focus is nearer than a random one out of focus; NaN without one kind.
 
     Area under the ROC curve by the rank sum (Mann and Whitney 1947), at the depth map's resolution. Pixels without a
     measurement, NaN, do not count.

@@ -5,7 +5,7 @@ Chakravarty, SIGGRAPH 1981). The photograph is cut into layers of nearness. Each
 own disk, together with its coverage and with the class of its pixels (sharp, between, blurred), and takes the part of
 every pixel that the nearer layers have left free. So what is near and blurred spills over what is behind it, and
 nothing from behind stains what is near and sharp. Behind the edges of things, where a blurred one lets it through, the
-ground is guessed. Of a photograph that is not sharp all over, a map says what is: the rest can count as blurred, and
+ground is guessed. Where a photograph is not sharp all over, a map says what is: the rest can count as blurred, and
 never as sharp.
 """
 
@@ -26,12 +26,12 @@ from jaxdbd.photographs.masks import read_map
 # All choices of ours. Lengths are shares of the longer side of the picture.
 MAX_SIDE = 1024  # larger photographs are reduced to this
 LOW, HIGH = 0.004, 0.007  # a disk up to LOW counts as sharp and from HIGH on as blurred: 1.3 and 2.2 pixels of 320
-SURE = 0.8  # from here on a map of what is sharp is believed
+SURE = 0.8  # a map of what is sharp is believed from this value on
 CERTAIN = 0.7  # a pixel counts where this much of its light is of one class
 LAYERS = 24  # between quantiles of nearness
 GUIDE_RADIUS, GUIDE_EPSILON = 0.012, 1e-3  # of the guided filter; less lets writing on a wall stand out in depth
-HIDDEN_STEP = 0.1  # what is nearer than something around it by this much hides a ground
-FARTHEST = 0.03  # a pixel that is nearer than another by this much counts e times less in the light of that ground
+HIDDEN_STEP = 0.1  # what is nearer by this much than something around it hides a ground
+FARTHEST = 0.03  # in the mean light of a ground, a pixel that is nearer by this much counts e times less
 CLIPPED = 0.8  # linear light from which a pixel may have been brighter than the photograph could hold
 BOOST = (1.0, 6.0)  # how many times brighter it was
 QUALITY = (75, 95)  # of the JPEG file
@@ -148,8 +148,8 @@ def draw_lens(
 ) -> Lens:
     """Draws what is in focus and how much the rest is blurred.
 
-    The focus is the nearness of a pixel, of one that is `sharp` if there is any, and not of one on an edge, where
-    nearness passes through the empty place between two things; only scenes all out of focus differ.
+    The focus is the nearness of a pixel, of a `sharp` one if there is any. Pixels on edges are left out: there nearness
+    passes through values at which nothing lies. Only in scenes all out of focus the focus is drawn otherwise.
     """
     side = max(near.shape)
     kind = rng.random()
@@ -212,7 +212,7 @@ def photograph(
         sharp: what is in focus in the photograph; no other point counts as sharp. None: all of it.
 
     Returns:
-        Linear light; the shares of sharp and of blurred points. What lacks to 1 is between the two.
+        Linear light; the shares of sharp and of blurred points. The rest, up to 1, is between the two.
     """
     levels = np.unique(np.quantile(near, np.linspace(0, 1, LAYERS)).astype(np.float32))
     cocs = lens.coc(levels)

@@ -34,6 +34,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.pipeline import open_parts
 from jaxdbd.machine.files import files_by_stem, read_names
+from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import exit_status
 from jaxdbd.photographs.photos import SUFFIXES, read_photograph
 from jaxdbd.scoring.depth import depth_scores
@@ -168,9 +169,9 @@ def main() -> None:
     parser.add_argument("--dataset", default="dbd/cuhk")
     parser.add_argument("--split", default="test")
     parser.add_argument("--data_dir")
-    parser.add_argument("--sharp", type=Path, help="folder of photographs that are in focus all over")
-    parser.add_argument("--sharp_names", type=Path, help="text file with those of them to use, one name a line")
-    parser.add_argument("--pairs", type=Path, help="folder of pairs focused near and far")
+    parser.add_argument("--sharp", type=local_path, help="folder of photographs that are in focus all over")
+    parser.add_argument("--sharp_names", type=local_path, help="text file with those of them to use, one name a line")
+    parser.add_argument("--pairs", type=local_path, help="folder of pairs focused near and far")
     args = parser.parse_args()
     if args.sharp and not args.sharp_names:
         raise UserError("--sharp needs --sharp_names=FILE beside it")

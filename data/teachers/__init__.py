@@ -101,13 +101,13 @@ def _halved(maps: dict[str, np.ndarray], teacher: Teacher, name: str) -> np.ndar
 def _kept(
     teacher: Teacher, records: Sequence[dict], cache: Path | None, suffix: str, made: Callable[[Sequence[dict]], list]
 ) -> list[np.ndarray]:
-    """What `made` says of each record, from the cache where it has said so before."""
+    """What `made` gives for each record, from the cache where it is there already."""
     if not teacher.slow or cache is None:
         return made(records)
     folder = cache / digest(teacher.identity)[:16]
     make_folder(folder)
     files = [folder / f"{record['key']}{suffix}" for record in records]
-    # By file: two renderings of one photograph want the same map.
+    # One for each file: renderings of one photograph share a map.
     missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
     if missing:
         for file, array in zip(missing, made(list(missing.values())), strict=True):

@@ -37,9 +37,10 @@ def folder_teacher(settings: Settings, folder: Path) -> Teacher:
 
 
 def depth_maps(folder: Path) -> dict[tuple[str, str], Path]:
-    """The depth maps in a folder and those in it, by the `name_key` of the folder inside, or '', and the `stem_key`.
+    """The depth maps in a folder and its subfolders, by the `name_key` of the subfolder, or '', and the `stem_key`.
 
-    Of several kinds of one name, the first of DEPTH_SUFFIXES. Raises UserError for a folder that cannot be read.
+    Of several files of one name, the one whose suffix comes first in DEPTH_SUFFIXES. Raises UserError for a folder that
+    cannot be read.
     """
     found: dict[tuple[str, str], Path] = {}
     with os_errors_in_one_line(folder, "this folder cannot be read"):

@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def onnx_teacher(settings: Settings, path: Path) -> Teacher:
-    """The network in a file. Raises UserError where it is none, or nobody says how it is to be asked."""
+    """The network in a file. Raises UserError where it is none, or nobody says its polarity or its input's size."""
     if not os.path.isfile(path):
         raise UserError(f"no teacher file {shown(path)}: --teacher=onnx:FILE must name an ONNX depth model")
     with os_errors_in_one_line(path, "cannot be read"):

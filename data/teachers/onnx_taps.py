@@ -1,7 +1,7 @@
 """Features of a depth teacher: intermediate tensors of its ONNX graph, each named by its stride.
 
 An encoder has one tap at each of the strides 2 to 32, and learns what the teacher's tensor of the same stride holds: so
-`features_8` is all that training needs to know.
+a name such as `features_8` is all that training needs.
 """
 
 import difflib

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt
 from data.teachers.teacher import Teacher
 from jaxdbd.errors import UserError
 
-STRETCHED = (1.0, 255.0, 65535.0)  # the largest values of maps that do not measure, but tell an order
+STRETCHED = (1.0, 255.0, 65535.0)  # the largest values of maps that tell an order, and measure nothing
 LEAST_DISTANCE = 0.01  # of the largest, choice of ours: what depth cameras measure lies beyond
 
 
@@ -34,7 +34,7 @@ def unit_nearness(raw: Float[np.ndarray, "h w"], teacher: Teacher, name: str) ->
 def unmeasured(depth: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """Where 0 in a map of distances says that nothing was measured: no distance is 0.
 
-    A map stretched to all of [0, 1], 8 or 16 bits may begin there, unless its 0 stands apart from every other value.
+    A map stretched to all of [0, 1], 8 or 16 bits may begin at 0: there it has to stand apart from every other value.
     """
     zero = depth == 0
     values = np.unique(depth[~zero])

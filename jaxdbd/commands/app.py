@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serves the page until Ctrl-C. Mistakes in the flags are told before."""
+    """Serves the page until Ctrl-C. Mistakes in the flags are told before it is served."""
     try:
         import nicegui  # noqa: F401
     except ModuleNotFoundError as error:

@@ -118,7 +118,7 @@ def check(model: DepthDistilledDBD, variables: weights.Variables, run: Run) -> f
 
 
 def sample_images(size: int) -> UInt8[np.ndarray, "3 {size} {size} 3"]:
-    """Noise, coarse noise and a ramp: sharp everywhere, a little, and nowhere."""
+    """Noise, coarse noise and a ramp: sharp everywhere, slightly blurred, and sharp nowhere."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (size // 16, size // 16, 3), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     ramp = np.linspace(0, 255, size).astype(np.uint8)[:, None, None] + np.zeros((size, size, 3), np.uint8)

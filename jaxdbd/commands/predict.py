@@ -22,7 +22,7 @@ from jaxdbd.photographs.app.sheet import Entry, entry_of, report
 from jaxdbd.photographs.photos import SUFFIXES, find_photographs
 from jaxdbd.photographs.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
-SAVE_EVERY = 10  # seconds between two copies of the tables on disk, for whoever is killed
+SAVE_EVERY = 10  # seconds between two copies of the tables on disk, which a killed command leaves
 
 
 class Done(NamedTuple):
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     interval = math.inf if any(path and is_stream(path) for path in (args.csv, args.report)) else SAVE_EVERY
 
     def place(path: Path) -> str:
-        # A report is read elsewhere: photographs are named by their place below the folder.
+        # A report may be read on another machine: it names photographs by their place below the folder.
         return shown(str(names[path].relative_to(args.out).with_name(path.name)))
 
     def write(predicted: Predicted) -> None:
@@ -133,8 +133,8 @@ def check_apart(table: Path | None, sheet: Path | None, photographs: Iterable[Pa
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Within, SIGTERM ends the program as Ctrl-C does, after what is to be done in the end."""
-    if threading.current_thread() is not threading.main_thread():  # only that one hears of signals
+    """Within, SIGTERM ends the program as Ctrl-C does, so that what is to be done at the end is done."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears of signals
         yield
         return
 

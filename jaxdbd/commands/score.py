@@ -22,7 +22,7 @@ from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
 from jaxdbd.scoring.structure import MOST_PIXELS, score_image
 
-SQUARE = 0.05  # choice of ours, on the logarithm of width / height: closer to 0 there is no telling how it lies
+SQUARE = 0.05  # choice of ours: closer to 0, log(width / height) does not tell how a photograph lies
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def read_focus(path: Path, white: str, is_mask: bool = False) -> UInt8[np.ndarra
 
 
 def check_turned(pair: Pair, map_shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> None:
-    """Raises UserError where a map has the shape of its mask lying on its side: resizing would squeeze it."""
+    """Raises UserError where a map has the shape of its mask turned by 90 degrees: resizing would squeeze it."""
     map_ratio, mask_ratio = (np.log(shape[1] / shape[0]) for shape in (map_shape, mask_shape))
     if abs(mask_ratio) > SQUARE and abs(map_ratio + mask_ratio) < SQUARE:
         (map_height, map_width), (height, width) = map_shape, mask_shape
@@ -132,7 +132,7 @@ def _score_or_refuse(pair: Pair) -> PairScores | UserError:
     try:
         return score_pair(pair)
     except UserError as error:
-        return UserError(str(error))  # without what it was raised from, which may not go from process to process
+        return UserError(str(error))  # without its cause, which may not pickle
 
 
 def score_pairs(pairs: Sequence[Pair], allow_uniform_masks: bool = False) -> tuple[list[ImageScores], int]:

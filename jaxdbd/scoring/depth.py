@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 MEASURES = ("pearson", "spearman", "abs_rel", "spread")
-FLOOR = 0.05  # choice of ours: nearness is relative, so its zero is no distance, and errors there would count endlessly
+FLOOR = 0.05  # choice of ours: zero nearness is no distance, and errors near it would count without limit
 
 
 def depth_scores(depth: Float[np.ndarray, "h w"], reference: Float[np.ndarray, "hr wr"]) -> dict[str, float]:

@@ -38,9 +38,9 @@ def focus_predictor(
 ) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]:
     """A compiled (variables, images) -> probability of being in focus and nearness, the batch split over the mesh.
 
-    B must be a multiple of the devices; `variables` are on the mesh, replicated or sharded. Rows do not see others
-    (BatchNorm uses its running statistics), so neither the number of devices nor what pads a batch changes a row. Every
-    device, and every process, gets the whole result.
+    B must be a multiple of the devices; `variables` are on the mesh, replicated or sharded. A row does not see the
+    others (BatchNorm uses its running statistics), so neither the number of devices nor what pads a batch changes it.
+    Every device, and every process, gets the whole result.
     `tta` averages both maps over mirror images ("flip") and over three sizes of the batch ("scales").
     """
 

@@ -77,7 +77,7 @@ def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(column, justify="right" if i else "left")
     for row in rows:
         table.add_row(*row)
-    # As wide as its figures: cut to 80 columns, as into a file or a narrow window, they would lose digits.
+    # As wide as its figures: in a file or a narrow window Rich would cut them to 80 columns, and digits would be lost.
     needed = Console(width=1000).measure(table).maximum
     Console(width=max(Console().width, needed)).print(table)
 

@@ -20,7 +20,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.files import is_file, read_text
 from jaxdbd.machine.paths import as_path, is_remote, is_store_error
 
-MARK = "commit_success.txt"  # what Orbax takes for a checkpoint in a store holds it
+MARK = "commit_success.txt"  # a checkpoint in a store counts as whole, to Orbax, when this file is in it
 # TensorStore's names for what does not tell that an object is damaged.
 REFUSALS = (
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"),

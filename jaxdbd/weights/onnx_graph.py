@@ -92,7 +92,7 @@ class Graph:
         return self.add("Clip", x, *(self.constant(f"limit_{limit}", limit) for limit in (low, high)))
 
     def stretched(self, x: str) -> str:
-        """A map [B, S, S] from the least to the greatest of its block means, as `inference.stretched` has it."""
+        """A map [B, S, S] stretched between the least and greatest block mean, as `inference.stretched` does it."""
         axis = self.constant("channel_axis", [1], np.int64)
         means = self.add("AveragePool", self.add("Unsqueeze", x, axis), kernel_shape=[BLOCK] * 2, strides=[BLOCK] * 2)
         low, high = (
@@ -154,7 +154,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
 
 
 def encode(g: Graph, model: DepthDistilledDBD, x: str) -> list[str]:
-    """The five taps at strides 2 to 32, or 4 to 64."""
+    """The five taps at strides 2 to 32."""
     if model.encoder in VGG_DEPTHS:
         return encode_vgg(g, x, VGG_DEPTHS[model.encoder])
     if model.encoder in EFFICIENTNET_FACTORS:

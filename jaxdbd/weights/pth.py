@@ -20,12 +20,12 @@ import numpy as np
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import os_errors_in_one_line, shown
 
-# What zipfile raises of a damaged archive; RuntimeError of one that is encrypted or packed in a way it does not know.
+# What zipfile raises for a damaged archive; RuntimeError for one that is encrypted or packed in an unknown way.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, MemoryError)
 MOST_INFLATED = 20  # times its size; PyTorch does not compress at all
 MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of the older format
 PROTOCOL = 1001  # its second
-# What those who wrap a network for training put before every name.
+# What frameworks that wrap a network for training put before every name.
 WRAPPERS = ("module.", "model.", "net.", "network.")
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # where checkpoints keep the state dict
 
@@ -312,7 +312,7 @@ for _home in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _ADMITTED[f"{_home}._reconstruct"] = _Admitted(_NumpyArray)
 
 
-# Python's own unpickler, and not the one in C: that fills memory up to whatever number a damaged memo key holds.
+# The unpickler in Python, not the one in C, which fills memory up to whatever number a damaged memo key holds.
 class _Unpickler(pickle._Unpickler):
     dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if k != pickle.BYTEARRAY8[0]}  # noqa: RUF012
 
@@ -345,7 +345,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _remedy(module: str) -> str:
-    """How to get at the tensors of a file that holds more: a training's checkpoint is a dict, else it is a network."""
+    """How to get at the tensors of a file that holds more: a dict where a training saved it, else a whole network."""
     if "lightning" in module or module.startswith(("argparse", "omegaconf", "pathlib", "_io", "mmengine")):
         return "torch.save(torch.load(FILE, weights_only=False)['state_dict'], OUT)"
     return "torch.save(model.state_dict(), OUT), where model = torch.load(FILE, weights_only=False)"

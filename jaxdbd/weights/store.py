@@ -79,7 +79,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[DepthDistilledDBD, Variables]
         raise _damaged(path, f"{odd[0]} is of type {arrays[odd[0]].dtype}")
     # Converted by NumPy and moved as they are: JAX would compile a conversion, or a copy, for every shape.
     arrays = {name: jax.device_put(array.astype(np.float32)) for name, array in arrays.items()}
-    if path.parent == BUNDLED:  # our tests have seen that these fit, and looking takes longer than all the rest
+    if path.parent == BUNDLED:  # a test checks that these fit; checking takes longer than all the rest
         return model, unflatten_dict(arrays, sep="/")
     expected: dict[str, Any] = flatten_dict(shapes(model), sep="/")
     differing = sorted(
@@ -112,7 +112,7 @@ def read_metadata(name_or_path: str | os.PathLike) -> Metadata:
 
 def _damaged(path: os.PathLike, reason: str) -> UserError:
     reason = shown(" ".join(reason.split()))[:200]
-    return UserError(f"{shown(path)}: what it says of its network is damaged ({reason}): take another copy")
+    return UserError(f"{shown(path)}: its description of the network is damaged ({reason}): take another copy")
 
 
 def bundled() -> list[str]:
@@ -146,7 +146,7 @@ def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
 
 
 def shapes(model: DepthDistilledDBD) -> Variables:
-    """The model's variables as shapes and dtypes, with nothing computed. Flax takes a second or two to tell."""
+    """The model's variables as shapes and dtypes, with nothing computed. Flax takes a second or two for it."""
     return _shapes(cast(Hashable, model))  # as Flax makes its modules, which their type does not say
 
 
