@@ -4,11 +4,11 @@
     python sweep.py --config=configs/ablation.py --runs='small*,scene*' --seeds=0,1,2 --workdir=DIR
     python sweep.py --config=configs/ablation.py --runs='long*' --seeds=0,1,2 --workdir=DIR
 
-The first group is the paper's, at the paper's size (configs/default.py): its ablations, and its five values of gamma, of
-which it finds 0.1 the best (gamma_0.01, gamma_0.05, gamma_0.1, gamma_1, gamma_5). The second, small*, is for a CPU: Lite0
-at 192 pixels for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then gamma
-0.01, 0.1, 1) and adds the paper's blocks one by one: small_plain, small_depth, small_srfb, and small, which has the SAB
-as well. The third, scene*, is its control: rendered scenes, whose own depth is a teacher that is never wrong.
+The first group is the paper's, at the paper's size (configs/default.py): its ablations, and its five values of gamma,
+of which it finds 0.1 the best (gamma_0.01, gamma_0.05, gamma_0.1, gamma_1, gamma_5). The second, small*, is for a CPU:
+Lite0 at 192 pixels for 3 epochs, four minutes a run on one core. It asks whether distillation helps (no depth, then
+gamma 0.01, 0.1, 1) and adds the paper's blocks one by one: small_plain, small_depth, small_srfb, and small, which has
+the SAB as well. The third, scene*, is its control: rendered scenes, whose own depth is a teacher that is never wrong.
 
 The fourth, long*, asks the question again where training has converged: 1090 steps, 16 epochs of CUHK, 12 to 20
 minutes a run on one core; validation every fifth of the run shows whether the last fifth still changed anything. They

@@ -10,9 +10,10 @@ The bundled weights are .7 of what this gives and .3 of what it gives with --con
 
     python -m tools.calibrate --weights FILE2 FILE3 --shares 0.7 0.3 --shift=0 --size=352 --data_dir=DIR2 --out=FILE4
 
-The first training goes on from the bundled `lite-cuhk`, at 0.27 s per image on two cores; `finish` has more refocused
-photographs and skies, at half the learning rate. What training on more than CUHK forgets comes back when the weights are
-averaged with those it began with. jaxdbd/weights/bundled/lite.md says how the datasets are built, and what came of it.
+The first training goes on from the bundled `lite-cuhk`, at 0.27 s per image on two cores; `finish` has more
+refocused photographs and skies, at half the learning rate. What training on more than CUHK forgets comes back when
+the weights are averaged with those it began with. jaxdbd/weights/bundled/lite.md says how the datasets are built, and
+what came of it.
 """
 
 import ml_collections
