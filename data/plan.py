@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data import sources, synthetic, teachers, textures
+from data import finding, sources, synthetic, teachers, textures
 from jaxdbd.errors import UserError
 
 
@@ -35,7 +35,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         raise UserError(f"--dataset={args.dataset} needs --manual_dir=DIR, the folder with its files")
     if args.dataset == "refocused":
         source = sources.REFOCUSED
-        splits, problems = sources.find_photographs(args.manual_dir, args.test_list, args.train_list, args.sharp_maps)
+        splits, problems = finding.find_photographs(args.manual_dir, args.test_list, args.train_list, args.sharp_maps)
         lists = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
         extra = {"renderings": args.renderings, "seed": args.seed}
         extra |= {f"{which}_list": teachers.digest({"names": names}) for which, names in lists.items()}
@@ -43,7 +43,7 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         source = sources.customise(
             sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
         )
-        splits, problems = sources.find_pairs(source, args.manual_dir)
+        splits, problems = finding.find_pairs(source, args.manual_dir)
         extra = {"masks_white": source.white}
     sizes = [
         [split, p.id, *(_size_of(path) for path in (p.image, p.mask, p.sharp) if path)]

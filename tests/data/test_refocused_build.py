@@ -11,7 +11,7 @@ from fake_benchmark import decoded, hashes
 from fake_benchmark import photograph as smooth
 from PIL import Image
 
-from data import build, refocus, sources, teachers
+from data import build, finding, refocus, teachers
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_all_faults_are_named_in_one_error(tmp_path, capsys):
 def test_what_a_beam_worker_does_pickles_and_makes_the_same_examples(raw, built, tmp_path):
     from data import dbd_dataset
 
-    splits, _ = sources.find_photographs(raw, raw / "test.txt")
+    splits, _ = finding.find_photographs(raw, raw / "test.txt")
     teacher = teachers.Settings(f"dir:{raw / 'depth'}", polarity="near")
     work = partial(dbd_dataset.make_examples, load=refocus.load, teacher=teacher, cache=tmp_path, make=refocus.render)
     items = refocus.scenes(splits, 2, 0)["test"]

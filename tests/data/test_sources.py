@@ -7,7 +7,7 @@ import pytest
 from fake_benchmark import mask, photograph, write_benchmark, write_pair
 from PIL import Image
 
-from data import checks, sources
+from data import checks, finding, sources
 from data.sources import SOURCES, Pair
 from jaxdbd.errors import UserError
 from jaxdbd.photographs.decoding import ORIENTATION
@@ -31,7 +31,7 @@ def test_cuhk_folders_split_and_polarity(tmp_path):
     for i, name in enumerate([*names[:99], names[99].replace(".jpg", ".JPG"), "out_of_focus9998.JPG"]):
         write_pair(tmp_path, name, i)
     write_pair(tmp_path, "motion0001.jpg", 500)
-    splits, problems = sources.find_pairs(SOURCES["cuhk"], tmp_path)
+    splits, problems = finding.find_pairs(SOURCES["cuhk"], tmp_path)
     assert problems == []
     assert [pair.id for pair in splits["train"]] == ["out_of_focus9998"]
     assert len(splits["test"]) == 100
@@ -46,7 +46,7 @@ def test_each_benchmark_is_read_from_its_published_folders(name, tmp_path):
     for i, (images, masks) in enumerate(source.folders.values()):
         for k in range(2):
             write_pair(tmp_path / source.root, f"{k}.jpg", 10 * i + k, images, masks)
-    splits, problems = sources.find_pairs(source, tmp_path)
+    splits, problems = finding.find_pairs(source, tmp_path)
     assert problems == []
     assert {split: len(pairs) for split, pairs in splits.items()} == dict.fromkeys(source.folders, 2)
     for pairs in splits.values():
@@ -60,7 +60,7 @@ def test_stems_match_whatever_the_case_and_the_kind_of_file(tmp_path):
     Image.open(tmp_path / "gt" / "photo01.png").save(tmp_path / "gt" / "photo01.BMP")
     (tmp_path / "gt" / "photo01.png").unlink()
     (tmp_path / "gt" / "Thumbs.db").write_bytes(b"x")
-    splits, problems = sources.find_pairs(FOLDER, tmp_path)
+    splits, problems = finding.find_pairs(FOLDER, tmp_path)
     assert problems == []
     assert [pair.id for pair in splits["train"]] == ["Photo00", "photo01"]
 
@@ -69,13 +69,13 @@ def test_split_lists(tmp_path):
     names = write_benchmark(tmp_path, 6)
     (tmp_path / "test.txt").write_text("\n".join([names[0], names[1].upper(), ""]))
     source = dataclasses.replace(FOLDER, test_list=tmp_path / "test.txt")
-    splits, problems = sources.find_pairs(source, tmp_path)
+    splits, problems = finding.find_pairs(source, tmp_path)
     assert problems == []
     assert [pair.id for pair in splits["test"]] == ["photo00", "photo01"]
     assert [pair.id for pair in splits["train"]] == ["photo02", "photo03", "photo04", "photo05"]
     (tmp_path / "train.txt").write_text(f"{names[1]}\n{names[2]}\nnosuch.jpg\n")
     source = dataclasses.replace(source, train_list=tmp_path / "train.txt")
-    splits, problems = sources.find_pairs(source, tmp_path)
+    splits, problems = finding.find_pairs(source, tmp_path)
     assert [pair.id for pair in splits["train"]] == ["photo01", "photo02"]
     assert len(problems) == 2
     assert "photo01" in problems[0].lower()
@@ -100,12 +100,12 @@ def test_customise():
 
 def test_missing_folders_and_lists_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*nowhere"):
-        sources.find_pairs(FOLDER, tmp_path / "nowhere")
+        finding.find_pairs(FOLDER, tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no folder .*image.*--images"):
-        sources.find_pairs(FOLDER, tmp_path)
+        finding.find_pairs(FOLDER, tmp_path)
     write_benchmark(tmp_path, 1)
     with pytest.raises(UserError, match=r"no list of names .*list\.txt"):
-        sources.find_pairs(dataclasses.replace(FOLDER, test_list=tmp_path / "list.txt"), tmp_path)
+        finding.find_pairs(dataclasses.replace(FOLDER, test_list=tmp_path / "list.txt"), tmp_path)
 
 
 def test_bytes_of_an_ordinary_photograph_are_kept(tmp_path):
@@ -214,7 +214,7 @@ def test_gray_masks_are_cut_at_127_and_counted(tmp_path, capsys):
     write_benchmark(tmp_path, 3)
     gray = np.tile(np.uint8([0] * 16 + list(range(120, 136)) + [255] * 16), (32, 1))
     Image.fromarray(gray).save(tmp_path / "gt" / "photo01.png")
-    splits, problems = sources.find_pairs(FOLDER, tmp_path)
+    splits, problems = finding.find_pairs(FOLDER, tmp_path)
     np.testing.assert_array_equal(sources.read_mask(splits["train"][1]), gray >= 128)
     checks.check(FOLDER, splits, problems, drop_duplicates=False)
     assert "1 mask(s) hold grays and were cut at 127: photo01.png" in capsys.readouterr().err
@@ -231,7 +231,7 @@ def test_copies_across_splits_are_found_and_dropped(tmp_path, capsys):
             Image.open(tmp_path / "gt" / "photo01.png").resize(copy.size, 0).save(tmp_path / "gt" / "photo01.png")
     (tmp_path / "test.txt").write_text("\n".join(names[:3]))
     source = dataclasses.replace(FOLDER, test_list=tmp_path / "test.txt")
-    splits, problems = sources.find_pairs(source, tmp_path)
+    splits, problems = finding.find_pairs(source, tmp_path)
     kept = checks.check(source, splits, problems, drop_duplicates=False)
     assert kept == splits
     err = capsys.readouterr().err
@@ -246,14 +246,14 @@ def test_copies_across_splits_are_found_and_dropped(tmp_path, capsys):
 def test_count_that_differs_from_what_was_published_is_a_warning(tmp_path, capsys):
     source = dataclasses.replace(FOLDER, count={"train": 5})
     write_benchmark(tmp_path, 3)
-    splits, _ = sources.find_pairs(source, tmp_path)
+    splits, _ = finding.find_pairs(source, tmp_path)
     checks.check(source, splits, [], drop_duplicates=False)
     assert "train: 3 photographs, where 5 were published" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_real_cuhk(shared):
-    splits, problems = sources.find_pairs(SOURCES["cuhk"], shared / "data" / "cuhk")
+    splits, problems = finding.find_pairs(SOURCES["cuhk"], shared / "data" / "cuhk")
     assert problems == []
     assert {split: len(pairs) for split, pairs in splits.items()} == {"train": 604, "test": 100}
     share = np.mean([sources.read_mask(pair).mean() for pair in splits["train"]])
