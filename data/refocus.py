@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import sources, synthetic, teachers
+from data.guided import guided_filter
 from jaxdbd.machine.parallel import in_turn
 from jaxdbd.photographs.masks import read_map
 
@@ -133,14 +134,7 @@ def refine(depth: Float16[np.ndarray, "h w"], photo: UInt8[np.ndarray, "H W 3"])
     near = cv2.resize(depth.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     guide = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     radius = max(1, round(GUIDE_RADIUS * max(height, width)))
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
-
-    mean_guide, mean_near = mean(guide), mean(near)
-    slope = mean(guide * near) - mean_guide * mean_near
-    slope /= np.maximum(mean(guide * guide) - mean_guide**2, 0) + GUIDE_EPSILON
-    return np.clip(mean(slope) * guide + mean(mean_near - slope * mean_guide), 0, 1)
+    return np.clip(guided_filter(near, guide, radius, GUIDE_EPSILON), 0, 1)
 
 
 def draw_lens(
