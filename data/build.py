@@ -3,6 +3,7 @@
     python data/build.py --dataset=cuhk --manual_dir=DIR --teacher=onnx:FILE [--data_dir=DIR]
     python data/build.py --dataset=synthetic --teacher=scene
     python data/build.py --dataset=refocused --manual_dir=DIR --teacher=onnx:FILE
+    python data/build.py --dataset=pairs --manual_dir=DIR
     python data/build.py --dataset=cuhk --describe
 
 data/README.md has the folders each dataset is expected in.
@@ -25,7 +26,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # run as a script, only this file's own folder is on the path
     sys.path.insert(0, ROOT)
 
-from data import checks, refocus, teachers  # noqa: E402
+from data import checks, pairs, refocus, sources, teachers  # noqa: E402
 from data.flags import beam_options, check_flags, parser, teacher_settings  # noqa: E402
 from data.plan import make_plan  # noqa: E402
 from jaxdbd.errors import UserError  # noqa: E402
@@ -78,6 +79,8 @@ def build(args: argparse.Namespace) -> None:
         splits = checks.check(plan.source, splits, plan.problems, args.drop_duplicates, args.allow_uniform_masks)
     if args.dataset == "refocused":
         splits, load, render = refocus.scenes(splits, args.renderings, args.seed), refocus.load, refocus.render
+    elif args.dataset == "pairs":
+        splits, load = pairs.compared(splits), pairs.load
 
     with sole_builder(folder):
         # What a killed upload left here is whole, and goes up now. A build that is not whole TFDS would take for built.
@@ -91,6 +94,7 @@ def build(args: argparse.Namespace) -> None:
             metadata=metadata,
             cache=data_dir / "dbd_teacher_cache",
             beam=args.beam,
+            masks_have_gaps=plan.source in (sources.REFOCUSED, sources.PAIRS),
             render=render,
             config=args.dataset,
             data_dir=data_dir,
@@ -102,7 +106,7 @@ def build(args: argparse.Namespace) -> None:
     counts = ", ".join(f"{info.num_examples} {split}" for split, info in builder.info.splits.items())
     print(f"built dbd/{args.dataset}: {counts}; teacher {args.teacher}; in {place}")
     if teacher:
-        tell_of_depth(folder, tells_auc=args.dataset != "refocused")  # there we chose the focus
+        tell_of_depth(folder, tells_auc=args.dataset not in ("refocused", "pairs"))  # there the focus was chosen
 
 
 def tell_of_depth(folder: Path, tells_auc: bool) -> None:
@@ -230,13 +234,19 @@ def errors_of_workers() -> Iterator[None]:
 def describe(args: argparse.Namespace) -> None:
     """Tells what a built dataset holds."""
     from data.describe import describe as describe_dataset
+    from data.describe import draw_scenes
     from jaxdbd.input.shards import local_data_dir
 
+    if args.pictures and args.dataset != "pairs":
+        raise UserError(f"--pictures draws scenes of --dataset=pairs; {args.dataset} has none")
     place = dataset_folder(data_folder(args), args.dataset)
     if built_from(place) is None:
         raise UserError(f"no dataset in {place}: build it first, with the same command less --describe")
     data_dir = local_data_dir(f"dbd/{args.dataset}", data_folder(args), args.cache_dir)
-    describe_dataset(Path(dataset_folder(data_dir, args.dataset)), args.sheet or Path(f"{args.dataset}_sheet.png"))
+    folder = Path(dataset_folder(data_dir, args.dataset))
+    describe_dataset(folder, args.sheet or Path(f"{args.dataset}_sheet.png"))
+    if args.pictures:
+        draw_scenes(folder, args.pictures)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from jaxdbd.machine.parallel import parallel_map
 TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
     "synthetic": "thin-lens renderings",
     "refocused": sources.REFOCUSED.title,
+    "pairs": sources.PAIRS.title,
 }
 # A record, with the teacher's features if it has some; and its nearness, float16 [h, w], None without a teacher.
 Labeled = tuple[dict, np.ndarray | None]
@@ -49,7 +50,7 @@ with registered.skip_registration():
 
         `features_8` and the like are the teacher's own at that stride.
 
-        Where examples are rendered with the depth, `valid` is 255 where the mask is certain and 0 elsewhere.
+        Where masks are rendered or come of comparing, `valid` is 255 where the mask is certain and 0 elsewhere.
         """
 
         VERSION = tfds.core.Version("1.0.0")
@@ -66,15 +67,17 @@ with registered.skip_registration():
             metadata: dict,
             cache: Path,
             beam: bool,
+            masks_have_gaps: bool = False,
             render: Callable[[Any], dict] | None = None,
             **kwargs,
         ):
             """`splits` maps a split to what `load` turns into records; `metadata` is written beside the shards.
 
-            `render`, if given, turns a record and its nearness into the example; it runs on all cores.
+            With `masks_have_gaps` each example has a `valid`. `render`, if given, turns a record and its nearness into
+            the example; it runs on all cores.
             """
             self._splits, self._load, self._teacher, self._cache, self._beam = splits, load, teacher, cache, beam
-            self._metadata, self._render = metadata, render
+            self._metadata, self._masks_have_gaps, self._render = metadata, masks_have_gaps, render
             super().__init__(**kwargs)
 
         def _info(self) -> tfds.core.DatasetInfo:
@@ -83,7 +86,7 @@ with registered.skip_registration():
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             }
-            if self._render is not None:
+            if self._masks_have_gaps:
                 features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
             if self._teacher.spec != "none":
                 features["depth"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
@@ -150,9 +153,10 @@ def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> I
 
 
 def example(labeled: Labeled) -> dict:
-    """The example of a record that has its image and mask already."""
+    """The example of a record that has its image and mask, and perhaps its `valid`, already."""
     record, depth = labeled
-    out = {name: record[name] for name in record if name in ("id", "image", "mask") or name.startswith(PREFIX)}
+    kept = ("id", "image", "mask", "valid")
+    out = {name: record[name] for name in record if name in kept or name.startswith(PREFIX)}
     return out if depth is None else out | {"depth": depth[..., None]}
 
 

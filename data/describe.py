@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from jaxdbd.machine.files import whole_file
+from jaxdbd.machine.files import make_folder, shown, whole_file
 from jaxdbd.photographs.panels import gray, panel
 
 SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
@@ -43,9 +43,10 @@ def statistics(folder: Path) -> dict[str, dict]:
     """Figures of each split of the dataset built in `folder`.
 
     Returns:
-        `{split: {height, width, focus, depth_missing, auc, holes}}`, arrays [n] over images: `height` and `width` in
-        pixels, `focus` the share in focus, `depth_missing` 0 or 1, `auc` as `depth_auc` has it, NaN without depth,
-        `holes` the share of the depth map without a measurement.
+        `{split: {height, width, counts, focus, depth_missing, auc, holes}}`, arrays [n] over images: `height` and
+        `width` in pixels, `counts` the share of pixels whose mask counts, `focus` the share of those in focus,
+        `depth_missing` 0 or 1, `auc` as `depth_auc` has it, NaN without depth, `holes` the share of the depth map
+        without a measurement.
     """
     out = {}
     builder = open_dataset(folder)
@@ -55,8 +56,10 @@ def statistics(folder: Path) -> dict[str, dict]:
             mask = record["mask"][..., 0] > 127
             auc = depth_auc(record["depth"][..., 0], mask) if "depth" in record else np.nan
             holes = np.isnan(record["depth"]).mean() if "depth" in record else 0.0
-            rows.append((*mask.shape, mask.mean(), "depth" not in record, auc, holes))
-        columns = ("height", "width", "focus", "depth_missing", "auc", "holes")
+            valid = record["valid"][..., 0] > 127 if "valid" in record else np.ones_like(mask)
+            focus = mask[valid].mean() if valid.any() else np.nan
+            rows.append((*mask.shape, valid.mean(), focus, "depth" not in record, auc, holes))
+        columns = ("height", "width", "counts", "focus", "depth_missing", "auc", "holes")
         out[split] = dict(zip(columns, np.array(rows, float).T, strict=True))
     return out
 
@@ -85,27 +88,35 @@ def describe(folder: Path, sheet: Path) -> None:
     """Prints the figures of the dataset built in `folder` and draws 24 of its examples."""
     info = open_dataset(folder).info
     figures = statistics(folder)
-    table = Table("split", "images", "width", "height", "in focus", "without depth", title=info.full_name)
+    gaps = "valid" in info.features
+    names = ["split", "images", "width", "height", *["mask counts"] * gaps, "in focus", "without depth"]
+    table = Table(*names, title=info.full_name)
     for split, s in figures.items():
         width, height = (f"{np.median(v):.0f} ({v.min():.0f}-{v.max():.0f})" for v in (s["width"], s["height"]))
-        low, middle, high = np.percentile(s["focus"], [25, 50, 75])
-        focus = f"{s['focus'].mean():.3f} ({low:.2f} {middle:.2f} {high:.2f})"
-        table.add_row(split, str(len(s["focus"])), width, height, focus, f"{s['depth_missing'].mean():.0%}")
+        shares = [share(s[name]) for name in ["counts"] * gaps + ["focus"]]
+        table.add_row(split, str(len(s["focus"])), width, height, *shares, f"{s['depth_missing'].mean():.0%}")
     Console().print(table)
-    print("width, height: median (range); in focus: mean share (quartiles)")
+    print("width, height: median (range); mask counts, in focus: mean share (quartiles)")
     teacher: Any = info.metadata["teacher"] or {"name": "none"}
     print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items() if key != "features"))
     for key, found in teacher.get("features", {}).items():
         print(f"{key}: {found['tensor']}, {' x '.join(map(str, found['shape']))}")
-    rendered = "valid" in info.features
-    for split, s in {} if rendered else figures.items():  # where we chose the focus, it tells nothing of the teacher
+    for split, s in (
+        {} if gaps else figures.items()
+    ):  # there someone chose the focus, and it tells nothing of the teacher
         print(auc_line(split, s["auc"]))
     for split, s in figures.items():
         if line := holes_line(split, s["holes"]):
             print(line)
     draw_sheet(folder, sheet)
-    left_out = ", gray = left out of the loss" if rendered else ""
+    left_out = ", gray = left out of the loss" if gaps else ""
     print(f"examples (photograph; mask, white = in focus{left_out}; depth, white = near): {sheet}")
+
+
+def share(values: Float[np.ndarray, " n"]) -> str:
+    """The mean and the quartiles of shares."""
+    low, middle, high = np.nanpercentile(values, [25, 50, 75])
+    return f"{np.nanmean(values):.3f} ({low:.2f} {middle:.2f} {high:.2f})"
 
 
 def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
@@ -113,11 +124,29 @@ def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> N
     builder = open_dataset(folder)
     everything = [(source, i) for source in builder.as_data_source().values() for i in range(len(source))]
     chosen = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))
-    shown = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]
-    rows = [list(itertools.chain(*shown[i : i + columns])) for i in range(0, len(shown), columns)]
-    titles = ["photograph", "mask", "depth"][: len(shown[0])] * min(columns, len(shown))
+    drawn = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]
+    rows = [list(itertools.chain(*drawn[i : i + columns])) for i in range(0, len(drawn), columns)]
+    titles = ["photograph", "mask", "depth"][: len(drawn[0])] * min(columns, len(drawn))
     with whole_file(path) as unfinished:
         Image.fromarray(panel(rows, titles, side=200)).save(unfinished, "PNG")
+
+
+def draw_scenes(folder: Path, pictures_folder: Path) -> None:
+    """Draws each scene of pairs as one image, NAME.png, with a row for each of its photographs."""
+    builder, found = open_dataset(folder), {}
+    for split in builder.info.splits:
+        encoded = dict.fromkeys(("image", "mask", "valid"), tfds.decode.SkipDecoding())
+        for index, record in enumerate(builder.as_data_source(split, decoders=encoded)):
+            name = record["id"].decode()
+            found.setdefault(name.rpartition("_")[0], []).append((name, split, index))
+    make_folder(pictures_folder)
+    for scene, places in found.items():
+        ordered = sorted(places, key=lambda place: int(place[0].rpartition("_")[2]))
+        rows = [pictures(builder.as_data_source(split)[index]) for _, split, index in ordered]
+        with whole_file(pictures_folder / f"{scene}.png") as unfinished:
+            titles = ["photograph", "mask", "depth"][: len(rows[0])]
+            Image.fromarray(panel(rows, titles, side=400)).save(unfinished, "PNG")
+    print(f"{len(found)} scenes: {shown(pictures_folder)}")
 
 
 def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:

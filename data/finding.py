@@ -1,13 +1,18 @@
 """The photographs of a data set, found by name, matched with their masks and cut into splits; none is opened."""
 
+import itertools
 import os
+import re
 from collections.abc import Iterable, Set
 from pathlib import Path
+from typing import TypeVar
 
-from data.sources import REFOCUSED, Pair, Source
+from data.sources import PAIRS, REFOCUSED, Pair, Source
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import files_by_stem, is_utf8, read_names, shown, shown_apart
 from jaxdbd.photographs.photos import SUFFIXES
+
+Found = TypeVar("Found")
 
 
 def find_pairs(source: Source, manual_dir: Path) -> tuple[dict[str, list[Pair]], list[str]]:
@@ -58,23 +63,70 @@ def find_photographs(
     Raises:
         UserError: a folder or a list is missing, or there are no photographs at all.
     """
-    if not os.path.isdir(folder):
-        raise UserError(f"no folder {shown(folder)}: --manual_dir must name the folder of {REFOCUSED.title}")
-    photos, twice = files_by_stem(folder, SUFFIXES)
-    problems = _names_twice(twice) + _names_not_text(photos.values())
-    if not photos:
-        raise UserError(
-            f"no photographs in {shown(folder)}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}"
-        )
-    usable = [key for key in sorted(photos) if is_utf8(photos[key].name)]
+    photos, problems = _photographs(folder, REFOCUSED)
     sharp, twice = files_by_stem(maps, SUFFIXES) if maps else ({}, [])
     problems += _names_twice(twice)
-    everything = {key: Pair(photos[key].stem, photos[key], None, REFOCUSED.white, sharp.get(key)) for key in usable}
+    everything = {key: Pair(path.stem, path, None, REFOCUSED.white, sharp.get(key)) for key, path in photos.items()}
     splits, found = _split(everything, photos.keys(), test_list, train_list, str(folder))
     chosen = {split: list(pairs.values()) for split, pairs in splits.items() if pairs}
     if maps and not any(pair.sharp for pairs in chosen.values() for pair in pairs):
         problems.append(f"{shown(maps)}: no map has the name of a photograph")
     return chosen, problems + found
+
+
+def find_scenes(
+    folder: Path, test_list: Path | None = None, train_list: Path | None = None
+) -> tuple[dict[str, list[Pair]], list[str]]:
+    """Lists photographs NAME_1, NAME_2, ... of one scene each, for focus masks that come of comparing them.
+
+    Args:
+        folder: folder with the photographs; those below it are passed over.
+        test_list: text file of the scenes to test on, one NAME a line.
+        train_list: the same for those to train on; without it, all others.
+
+    Returns:
+        `{split: photographs in the order of scenes and of their numbers}`, without `test` where there is no test list,
+        and every problem found, a line each.
+
+    Raises:
+        UserError: a folder or a list is missing, or there are no photographs at all.
+    """
+    photos, problems = _photographs(folder, PAIRS)
+    scenes: dict[str, dict[int, Pair]] = {}
+    for key, path in photos.items():
+        parts = scene_and_number(key)
+        if parts is None:
+            problems.append(f"{shown(path)}: its name has no number; photographs of a scene are NAME_1, NAME_2, ...")
+            continue
+        scene = scenes.setdefault(parts[0], {})
+        if parts[1] in scene:
+            problems.append(f"{shown(path)}: same number as {shown(scene[parts[1]].image.name)}; keep one of them")
+        scene[parts[1]] = Pair(path.stem, path, None, PAIRS.white)
+    ordered = {name: [scene[number] for number in sorted(scene)] for name, scene in sorted(scenes.items())}
+    splits, found = _split(ordered, ordered.keys(), test_list, train_list, str(folder))
+    chosen = {split: list(found.values()) for split, found in splits.items() if found}
+    lone = [scene[0].image for found in chosen.values() for scene in found if len(scene) < 2]
+    problems += [f"{shown(path)}: the only photograph of its scene; two or more are compared" for path in lone]
+    return {split: list(itertools.chain(*found)) for split, found in chosen.items()}, problems + found
+
+
+def scene_and_number(stem: str) -> tuple[str, int] | None:
+    """`NAME_2` taken apart; None for another name."""
+    found = re.fullmatch(r"(.+)_([0-9]+)", stem)
+    return (found[1], int(found[2])) if found else None
+
+
+def _photographs(folder: Path, source: Source) -> tuple[dict[str, Path], list[str]]:
+    """The photographs in a folder in the order of their stems, and what is wrong with their names."""
+    if not os.path.isdir(folder):
+        raise UserError(f"no folder {shown(folder)}: --manual_dir must name the folder of {source.title}")
+    photos, twice = files_by_stem(folder, SUFFIXES)
+    if not photos:
+        raise UserError(
+            f"no photographs in {shown(folder)}: they must lie in it directly, as {'/'.join(sorted(SUFFIXES))}"
+        )
+    usable = {key: photos[key] for key in sorted(photos) if is_utf8(photos[key].name)}
+    return usable, _names_twice(twice) + _names_not_text(photos.values())
 
 
 def _names_twice(twice: list[tuple[Path, Path]]) -> list[str]:
@@ -90,9 +142,9 @@ def _names_not_text(paths: Iterable[Path]) -> list[str]:
 
 
 def _split(
-    pairs: dict[str, Pair], known: Set[str], test_list: Path | None, train_list: Path | None, where: str
-) -> tuple[dict[str, dict[str, Pair]], list[str]]:
-    """Cuts pairs into train and test; names in a list that are not `known`, or are in both lists, are problems."""
+    pairs: dict[str, Found], known: Set[str], test_list: Path | None, train_list: Path | None, where: str
+) -> tuple[dict[str, dict[str, Found]], list[str]]:
+    """Cuts what was found by name in two; names in a list that are not `known`, or are in both lists, are problems."""
     given = {"test": test_list, "train": train_list}
     lists = {which: read_names(path, SUFFIXES) for which, path in given.items() if path is not None}
     test = lists.get("test", {})

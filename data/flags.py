@@ -10,7 +10,7 @@ from jaxdbd.machine.paths import as_path, local_path
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """All flags."""
-    names = [*sources.SOURCES, "synthetic", "refocused"]
+    names = [*sources.SOURCES, "synthetic", "refocused", "pairs"]
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--dataset", required=True, choices=names)
     p.add_argument("--manual_dir", type=local_path, help="the raw folder")
@@ -23,6 +23,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     p.add_argument("--beam_options", default="", help="options of Beam's runner, in one string")
     p.add_argument("--describe", action="store_true", help="tell what a built dataset holds, and draw 24 examples")
     p.add_argument("--sheet", type=local_path, help="where --describe draws them (default: DATASET_sheet.png)")
+    p.add_argument(
+        "--pictures", type=local_path, help="pairs: folder where --describe draws every scene with its masks"
+    )
 
     g = p.add_argument_group("teacher")
     g.add_argument("--teacher", default="none", help="none | scene | dir:DIR | onnx:FILE | hf:MODEL (default: none)")
@@ -95,6 +98,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
     if args.sharp_maps and args.dataset != "refocused":
         raise UserError(f"--sharp_maps is for --dataset=refocused; {args.dataset} has masks")
+    if args.pictures:
+        raise UserError("--pictures draws what is built already: add --describe")
     if args.renderings < 1:
         raise UserError(f"--renderings={args.renderings}: at least 1")
     if args.num_shards is not None and args.num_shards < 1:

@@ -36,9 +36,11 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
     if args.dataset == "refocused":
         source = sources.REFOCUSED
         splits, problems = finding.find_photographs(args.manual_dir, args.test_list, args.train_list, args.sharp_maps)
-        lists = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
-        extra = {"renderings": args.renderings, "seed": args.seed}
-        extra |= {f"{which}_list": teachers.digest({"names": names}) for which, names in lists.items()}
+        extra = {"renderings": args.renderings, "seed": args.seed} | _digests(splits)
+    elif args.dataset == "pairs":
+        source = sources.PAIRS
+        splits, problems = finding.find_scenes(args.manual_dir, args.test_list, args.train_list)
+        extra = _digests(splits)
     else:
         source = sources.customise(
             sources.SOURCES[args.dataset], args.images, args.masks, args.gt_white, args.test_list, args.train_list
@@ -57,6 +59,11 @@ def pairs(args: argparse.Namespace) -> tuple[sources.Source, dict[str, list[sour
         "drop_duplicates": args.drop_duplicates,
     }
     return source, splits, problems, raw
+
+
+def _digests(splits: dict[str, list[sources.Pair]]) -> dict[str, str]:
+    names = {which: [p.id for p in splits.get(which, [])] for which in ("train", "test")}
+    return {f"{which}_list": teachers.digest({"names": found}) for which, found in names.items()}
 
 
 def _size_of(path: Path) -> int:

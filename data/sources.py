@@ -85,6 +85,8 @@ SOURCES = {
 
 # No benchmark: photographs without masks, from which refocus.py renders.
 REFOCUSED = Source(title="sharp photographs, refocused through their depth", folders={}, white="focus", count={})
+# Nor these, which pairs.py compares.
+PAIRS = Source(title="photographs of one scene, focused at different distances", folders={}, white="focus", count={})
 
 
 @dataclasses.dataclass(frozen=True)
