@@ -22,7 +22,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.files import write_whole
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.machine.startup import exit_status
-from jaxdbd.training.config import load_config, load_module
+from jaxdbd.training.config import check_config, load_config, load_module
 from jaxdbd.training.logs import read_metrics
 
 TRAIN = [sys.executable, str(Path(__file__).with_name("train.py"))]
@@ -101,7 +101,10 @@ def main() -> int:
         except ValueError:
             raise UserError(f"--seeds={args.seeds}: not integers with commas between") from None
         for name in names:
-            if not load_config(f"{args.config}:{name}", overrides).eval_split:
+            for seed in seeds:
+                config = load_config(f"{args.config}:{name}", [*overrides, f"--config.seed={seed}"])
+                check_config(config, devices=1)  # of how many there are the training knows
+            if not config.eval_split:
                 raise UserError("config.eval_split is empty: there would be nothing to tabulate")
         todo = [(s, n) for s in seeds for n in names if result(args.workdir / n / f"seed{s}") is None]
         for i, (seed, name) in enumerate([] if args.table else todo, start=1):

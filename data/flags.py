@@ -6,6 +6,20 @@ import shlex
 from data import sources, teachers
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path, local_path
+from jaxdbd.ranges import check_within
+
+# The interval of each number; of several in a tuple, each must lie in it.
+RANGES = {
+    "num_shards": "[1, 99999]",  # TFDS counts them with five digits
+    "renderings": "[1, inf)",
+    "seed": "[0, inf)",
+    "train_scenes": "[0, inf)",
+    "test_scenes": "[0, inf)",
+    "size": "[64, 16384]",
+    "teacher_size": "[1, 16384]",
+    "teacher_mean": "(-inf, inf)",
+    "teacher_std": "(0, inf)",
+}
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -100,10 +114,9 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--sharp_maps is for --dataset=refocused; {args.dataset} has masks")
     if args.pictures:
         raise UserError("--pictures draws what is built already: add --describe")
-    if args.renderings < 1:
-        raise UserError(f"--renderings={args.renderings}: at least 1")
-    if args.num_shards is not None and args.num_shards < 1:
-        raise UserError(f"--num_shards={args.num_shards}: at least 1")
+    for name, interval in RANGES.items():
+        if (value := getattr(args, name)) is not None:
+            check_within(f"--{name}", value, interval)
 
 
 def teacher_settings(args: argparse.Namespace) -> teachers.Settings:

@@ -75,10 +75,8 @@ def _size_of(path: Path) -> int:
 
 def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], dict]:
     """The scenes of each split, and what the metadata says of them."""
-    if min(args.train_scenes, args.test_scenes) < 0 or args.train_scenes + args.test_scenes == 0:
+    if args.train_scenes + args.test_scenes == 0:
         raise UserError(f"--train_scenes={args.train_scenes} --test_scenes={args.test_scenes}: no scenes to render")
-    if args.size < 64:
-        raise UserError(f"--size={args.size}: scenes are at least 64 pixels wide")
     if args.textures is not None:
         textures.photographs(args.textures)  # fails here rather than in a worker
     splits = synthetic.scenes(args.train_scenes, args.test_scenes, args.size, args.seed, args.textures)

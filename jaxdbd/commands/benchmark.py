@@ -11,9 +11,12 @@ from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import write_whole
 from jaxdbd.machine.paths import as_path
+from jaxdbd.network.model import MULTIPLE
+from jaxdbd.ranges import check_within
 from jaxdbd.scoring import report
-from jaxdbd.training.config import load_config
+from jaxdbd.training.config import check_config, load_config
 from jaxdbd.training.timing import ARCHS, made_up_network, measure
+from jaxdbd.weights.store import MOST_WIDE
 
 CONFIG = Path(__file__).parents[2] / "configs" / "lite.py"  # of the checkout
 
@@ -71,6 +74,12 @@ def run(args: argparse.Namespace) -> None:
     """Measures every batch size asked for, prints the table, and writes the JSON: one object, or a list of several."""
     if args.operations and args.mode == "input":
         raise UserError("--operations: the input pipeline is no compiled program; profile --mode=fwd, train or loop")
+    for batch in args.batch:
+        check_within("--batch", batch, "[1, inf)")
+    check_within("--repeats", args.repeats, "[2, inf)")  # quartiles need two
+    check_within("--size", args.size, f"[{MULTIPLE}, {MOST_WIDE}]")
+    if args.size % MULTIPLE:
+        raise UserError(f"--size={args.size}: not a multiple of {MULTIPLE}")
     if args.weights:
         model, variables = weights.load(args.weights)
         model, arch = model.clone(dtype=jnp.dtype(args.dtype)), model.encoder
@@ -78,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
         arch = args.arch
         model, variables = made_up_network(arch, args.size, args.dtype)
     config = None if args.mode == "fwd" else load_config(args.config)
+    if config:
+        check_config(config, devices=1)
     rows = [
         measure(model, variables, arch, args.mode, args.size, batch, args.repeats, config, args.operations)
         for batch in args.batch

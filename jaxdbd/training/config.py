@@ -4,9 +4,11 @@ import ast
 import difflib
 import importlib.machinery
 import inspect
+import math
 import types
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -14,8 +16,10 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
+from jaxdbd.ranges import check_within
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
+from jaxdbd.weights.store import MOST_WIDE
 
 CHOICES = {
     "encoder": ENCODERS,
@@ -26,10 +30,28 @@ CHOICES = {
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
-POSITIVE = (
-    *("size", "batch_size", "accumulate", "learning_rate"),
-    *("log_every", "eval_every", "eval_batch_size", "checkpoint_every", "keep_checkpoints"),
-)
+# Shares of one draw: together they are at most 1.
+EXCLUSIVE = (("augment.sharp", "augment.blurred", "augment.refocused"), ("augment.pasted", "augment.veiled"))
+# The interval of each number; of several in a tuple, each must lie in it.
+RANGES = {
+    "[1, inf)": (
+        *("batch_size", "accumulate", "log_every", "eval_every", "eval_batch_size", "checkpoint_every"),
+        *("keep_checkpoints", "augment.max_aspect"),
+    ),
+    "[0, inf)": (
+        *("gamma", "side_weights", "feature_weight", "steps", "epochs", "warmup_steps", "weight_decay"),
+        *("encoder_lr_factor", "clip_norm"),
+    ),
+    "(0, inf)": ("learning_rate", "mixture"),
+    "[0, 1]": tuple(f"augment.{name}" for name in ("jitter", "tiled", "sky", "shrunk", "gray", "jpeg"))
+    + tuple(name for names in EXCLUSIVE for name in names),
+    "(0, 1]": ("augment.min_area",),
+    "[0, 1)": ("ema_decay",),
+    "[0, 255]": ("augment.noise",),  # gray levels
+    f"[{MULTIPLE}, {MOST_WIDE}]": ("size",),
+    f"[4, {MOST_WIDE}]": ("model.widths",),  # a quarter of them are the channels inside the next level
+    "[0, 2147483647]": ("seed",),
+}
 
 
 # Config files that became runs of others; their names are known for one release.
@@ -112,33 +134,47 @@ def field_names(config: ml_collections.ConfigDict) -> list[str]:
     return names
 
 
+def value_of(config: ml_collections.ConfigDict, name: str) -> Any:
+    """The value of a field, one inside another by its dotted name."""
+    for key in name.split("."):
+        config = config[key]
+    return config
+
+
 def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     """Raises UserError for values that would fail later, or silently do something else, on so many devices."""
     for name, choices in CHOICES.items():
-        value = config
-        for key in name.split("."):
-            value = value[key]
-        if value not in choices:
-            raise UserError(f"config.{name}: {value!r} is not one of {', '.join(choices)}")
+        if value_of(config, name) not in choices:
+            raise UserError(f"config.{name}: {value_of(config, name)!r} is not one of {', '.join(choices)}")
+    for interval, names in RANGES.items():
+        for name in names:
+            if value_of(config, name) is not None:
+                check_within(f"config.{name}", value_of(config, name), interval)
+    for names in EXCLUSIVE:
+        if math.fsum(value_of(config, name) for name in names) > 1 + 1e-9:
+            shares = ", ".join(f"config.{name}={value_of(config, name)}" for name in names)
+            raise UserError(f"{shares}: shares of one draw, together at most 1")
     for name in ("data_dir", "init_from", "encoder_init"):
         as_path(config[name])
     local_path(config.cache_dir)
-    for name in POSITIVE:
-        if config[name] <= 0:
-            raise UserError(f"config.{name}: {config[name]} is not positive")
-    if config.feature_weight < 0:
-        raise UserError(f"config.feature_weight: {config.feature_weight} is negative")
     if config.size % MULTIPLE:
         raise UserError(f"config.size: {config.size} is not a multiple of {MULTIPLE}")
     if config.steps < 1 and config.epochs < 1:
         raise UserError(f"config.steps={config.steps}, config.epochs={config.epochs}: one of them must be positive")
-    if not 0 <= config.ema_decay < 1:
-        raise UserError(f"config.ema_decay: {config.ema_decay} is not in [0, 1)")
-    for name, values in {"side_weights": config.side_weights, "model.widths": config.model.widths}.items():
+    for name in ("side_weights", "model.widths"):
+        values = value_of(config, name)
         if values is not None and len(values) != 5:
             raise UserError(f"config.{name}: five are needed, coarse to fine, not {len(values)}")
+    if not all(isinstance(width, int) for width in config.model.widths or ()):
+        raise UserError(f"config.model.widths: {tuple(config.model.widths)} are not whole numbers")
     if config.batch_size % (devices * config.accumulate):
         raise UserError(
             f"config.batch_size: {config.batch_size} is not a multiple of the {devices} devices"
             f" x config.accumulate={config.accumulate}"
         )
+
+
+def check_warmup(warmup_steps: int, updates: int) -> None:
+    """Raises UserError where the learning rate would not have risen to its peak when a run of so many updates ends."""
+    if warmup_steps > updates:
+        raise UserError(f"config.warmup_steps: {warmup_steps} are more than the {updates} updates of the whole run")

@@ -26,7 +26,7 @@ from jaxdbd.machine.paths import as_path
 from jaxdbd.machine.spool import Spool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
 from jaxdbd.training import checkpoint
-from jaxdbd.training.config import check_config
+from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, next_batch, open_data
 from jaxdbd.training.distillation import Params, make_adapters, with_adapters
 from jaxdbd.training.keeper import Keeper, Maps, evaluate
@@ -214,6 +214,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile
     spool = Spool(workdir, config.cache_dir)
     mesh, model = sharding.make_mesh(), make_model(config)
     data = open_data(config)
+    check_warmup(config.warmup_steps, data.updates)
     last = data.updates * config.accumulate
     adapters = make_adapters(data.features, config.encoder, config.seed)
     steps = compile_steps(config, model, adapters, data.updates, mesh)

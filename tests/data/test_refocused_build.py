@@ -137,7 +137,7 @@ def test_the_teacher_sees_each_photograph_once(tmp_path):
     [
         (["--teacher=none"], "blurs by depth"),
         (["--teacher=scene"], "synthetic scenes only"),
-        (["--renderings=0"], "at least 1"),
+        (["--renderings=0"], "--renderings: 0 is not in [1, inf)"),
         (["--sharp_maps=/nowhere/at/all"], "/nowhere/at/all"),
         (["--dataset=folder", "--sharp_maps=maps"], "folder has masks"),
         (["--manual_dir=/nowhere/at/all"], "no folder /nowhere/at/all"),

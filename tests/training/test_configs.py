@@ -115,13 +115,13 @@ def test_a_wrong_flag_is_named(flag, message):
         ("--config.model.srfb=both", "config.model.srfb: 'both' is not one of cascaded, parallel, none"),
         ("--config.dtype=float64", "config.dtype: 'float64'"),
         ("--config.size=100", "config.size: 100 is not a multiple of 32"),
-        ("--config.batch_size=0", "config.batch_size: 0 is not positive"),
+        ("--config.batch_size=0", "config.batch_size: 0 is not in [1, inf)"),
         ("--config.accumulate=4", "config.batch_size: 6 is not a multiple of the 2 devices x config.accumulate=4"),
         ("--config.epochs=0", "config.steps=0, config.epochs=0"),
-        ("--config.ema_decay=1.0", "config.ema_decay: 1.0"),
+        ("--config.ema_decay=1.0", "config.ema_decay: 1.0 is not in [0, 1)"),
         ("--config.side_weights=(1.0,)", "config.side_weights: five are needed"),
-        ("--config.log_every=0", "config.log_every: 0 is not positive"),
-        ("--config.feature_weight=-1.0", "config.feature_weight: -1.0 is negative"),
+        ("--config.log_every=0", "config.log_every: 0 is not in [1, inf)"),
+        ("--config.feature_weight=-1.0", "config.feature_weight: -1.0 is not in [0, inf)"),
     ],
 )
 def test_a_wrong_value_is_named(flag, message):
