@@ -16,6 +16,7 @@ from PIL import Image
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import os_errors_in_one_line
 from jaxdbd.machine.parallel import in_turn
+from jaxdbd.machine.paths import local_path
 from jaxdbd.photographs import masks
 from jaxdbd.photographs.decoding import opened
 from jaxdbd.photographs.photos import conversion, upright_rgb
@@ -132,7 +133,7 @@ def customise(
     for which, (flag, given) in enumerate({"--images": images, "--masks": masks}.items()):
         if given is None:
             continue
-        names = given.split(",")
+        names = [str(local_path(name)) for name in given.split(",")]
         if len(names) != len(folders):
             raise UserError(f"{flag}={given}: give {len(folders)} folder(s), for {', '.join(folders)}")
         for split, name in zip(folders, names, strict=True):

@@ -17,7 +17,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from etils import epath
 
@@ -43,9 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", default="*", help="which runs, by shell patterns with commas between (all)")
     parser.add_argument("--seeds", default="0", help="seeds with commas between (0)")
     parser.add_argument("--base", help="the run that the others are compared with (the first)")
-    parser.add_argument("--sharp", type=Path, help="folder of photographs that are in focus all over")
-    parser.add_argument("--sharp_names", type=Path, help="text file with those of them to use, one name a line")
-    parser.add_argument("--pairs", type=Path, help="folder of pairs focused near and far")
+    parser.add_argument("--sharp", type=local_path, help="folder of photographs that are in focus all over")
+    parser.add_argument("--sharp_names", type=local_path, help="text file with those of them to use, one name a line")
+    parser.add_argument("--pairs", type=local_path, help="folder of pairs focused near and far")
     return parser.parse_args()
 
 

@@ -17,6 +17,7 @@ from data.teachers.teacher import BATCH, Settings, Teacher, digest
 from data.teachers.transformers_model import transformers_teacher
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import make_folder, whole_file
+from jaxdbd.machine.paths import local_path
 
 __all__ = [
     "BATCH",
@@ -46,11 +47,11 @@ def open_teacher(settings: Settings) -> Teacher | None:
         identity = {"name": "scene", "polarity": "near"}
         return Teacher(identity, "near", lambda records: [r["scene_depth"] for r in records], slow=False)
     if kind == "dir" and where:
-        return folder_teacher(settings, Path(where))
+        return folder_teacher(settings, local_path(where))
     if kind == "onnx" and where:
-        return onnx_teacher(settings, Path(where))
+        return onnx_teacher(settings, local_path(where))
     if kind == "hf" and where:
-        return transformers_teacher(settings, where)
+        return transformers_teacher(settings, str(local_path(where)))
     raise UserError(f"--teacher={settings.spec}: choose none, scene, dir:DIR, onnx:FILE or hf:MODEL")
 
 

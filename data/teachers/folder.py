@@ -13,6 +13,7 @@ from PIL import Image
 from data.teachers.teacher import Settings, Teacher, digest
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import name_key, os_errors_in_one_line, shown, stem_key
+from jaxdbd.machine.paths import local_path
 
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
 MOST_DEPTH = 1 << 22  # pixels, choice of ours: the network sees a fortieth of them
@@ -65,7 +66,7 @@ def missing_maps(settings: Settings, photos: Iterable[Path]) -> list[str]:
     kind, _, where = settings.spec.partition(":")
     if kind != "dir":
         return []
-    maps, wanted = depth_maps(Path(where)), "/".join(DEPTH_SUFFIXES)
+    maps, wanted = depth_maps(local_path(where)), "/".join(DEPTH_SUFFIXES)
     return [
         f"{shown(photo)}: no depth map {shown(photo.stem)}{wanted} in {where}"
         for photo in photos

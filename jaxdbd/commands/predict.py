@@ -56,12 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes a map per photograph; returns 1 if any could not be read."""
-    for path in args.paths:
-        local_path(path)
+    paths = [path and str(local_path(path)) for path in args.paths]
     threshold = threshold_of(args.weights, args.binary)
     extras = {".overlay.jpg": args.overlay, ".depth.png": args.depth, ".binary.png": args.binary is not None}
     endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
-    names = find_photographs(args.paths, args.out, endings, args.recursive)
+    names = find_photographs(paths, args.out, endings, args.recursive)
     if kept := [name for path, name in names.items() if name.name == path.name != path.stem]:
         print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {shown(kept[0])}.png, ...")
     model, variables = weights.load(args.weights)

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,14 +28,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 
 
 def as_path(path: str | os.PathLike) -> epath.Path:
-    """A path as a user named it, local or of an object store, in the one type that has both.
+    """A path as a user named it, local or of an object store, in the one type that has both; `~` is the home folder.
 
     Raises UserError for a scheme that nothing here can read, one whose library is not installed, and no bucket.
     """
     text = os.fspath(path)
     found = _SCHEME.match(text)
     if not found:
-        return epath.Path(text)
+        return epath.Path(_expanded(text))
     scheme, name = found[1], text[found.end() :]
     if scheme not in LIBRARIES or not text.startswith(f"{scheme}://"):
         known = ", ".join(f"{s}://BUCKET/NAME" for s in LIBRARIES)
@@ -56,10 +57,21 @@ def _settle(scheme: str, module: str) -> None:
 
 
 def local_path(path: str | os.PathLike) -> Path:
-    """A path that has to be local, as a user named it. Raises UserError for one of a store, or of another scheme."""
+    """A path that has to be local, as a user named it; `~` is the home folder.
+
+    Raises UserError for one of a store, or of another scheme.
+    """
     if _SCHEME.match(os.fspath(path)):
         raise UserError(f"{os.fspath(path)}: only a local path will do here: copy to or from the store yourself")
-    return Path(path)
+    return Path(_expanded(os.fspath(path)))
+
+
+def _expanded(text: str) -> str:
+    """A path with the home folder in place of `~` or `~NAME`, which no shell has done in `--flag=~/x`."""
+    path = os.path.expanduser(text)
+    if path == "~" or path.startswith("~/"):
+        raise UserError(f"{text}: this user has no home folder: write the path out")
+    return path
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -68,10 +80,16 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def cache_folder(chosen: str = "") -> Path:
-    """The local folder for copies of what lies in stores: `chosen`, or jaxdbd's in the user's cache folder."""
+    """The local folder for copies of what lies in stores: `chosen`, or `home_cache`, or one of this user in TMPDIR."""
     if chosen:
-        return local_path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdbd"
+        return local_path(chosen)
+    return home_cache() or Path(tempfile.gettempdir()) / f"jaxdbd-{os.getuid()}"
+
+
+def home_cache() -> Path | None:
+    """jaxdbd's folder in the user's cache folder; None for a user without a home, as containers run programs."""
+    folder = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    return None if folder.startswith("~") else Path(folder) / "jaxdbd"
 
 
 def mirror(cache: Path, kind: str, remote: epath.Path) -> Path:

@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 import jax
 
 from jaxdbd.machine.files import refusal
-from jaxdbd.machine.paths import cache_folder
+from jaxdbd.machine.paths import home_cache
 
 # Options of glibc's malloc, and our values: nothing that is freed goes back to the kernel, all comes from the heap, and
 # there is one heap, as those of further threads are small.
@@ -42,10 +42,13 @@ def keep_compiled_programs() -> None:
     # JAX makes the attributes of its config at run time, where no type checker sees them.
     if jax.config.jax_compilation_cache_dir is not None:  # pyright: ignore[reportAttributeAccessIssue]
         return
+    cache = home_cache()
+    if cache is None:  # another user could leave programs for us in a folder that all share
+        return
+    folder = cache / "compiled"
     try:
-        folder = cache_folder() / "compiled"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
+    except OSError:
         return
     if os.access(folder, os.W_OK):
         jax.config.update("jax_compilation_cache_dir", str(folder))

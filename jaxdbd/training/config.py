@@ -84,7 +84,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     Raises UserError for a file or run that is not there, a field that is not in it, or a value of another type.
     """
     path, _, run = name.partition(":")
-    get_config = load_module(Path(path)).get_config
+    get_config = load_module(local_path(path)).get_config
     if run and not inspect.signature(get_config).parameters:
         raise UserError(f"--config={name}: {path} holds one config, so leave out :{run}")
     config = get_config(run) if run else get_config()

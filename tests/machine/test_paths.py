@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine import files, paths
 
 
-@pytest.mark.parametrize("text", ["a/b.json", "/a/b", "hf:MODEL", "C:/x", "~/x", ".", "pypi:vgg16"])
+@pytest.mark.parametrize("text", ["a/b.json", "/a/b", "hf:MODEL", "C:/x", "a/~/x", "~$x.jpg", ".", "pypi:vgg16"])
 def test_local_paths_are_themselves(text):
     path = paths.as_path(text)
     assert isinstance(path, epath.Path)
@@ -19,6 +21,35 @@ def test_local_paths_are_themselves(text):
     assert not paths.is_remote(path)
     assert paths.local_path(text) == Path(text)
     assert paths.as_path(Path(text)) == path
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for text, expected in (("~", "/home/someone"), ("~/a/*.jpg", "/home/someone/a/*.jpg"), ("~root/a", "/root/a")):
+        assert os.fspath(paths.as_path(text)) == expected
+        assert paths.local_path(text) == Path(expected)
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without HOME and without an entry in passwd."""
+
+    def getpwuid(_number):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+
+
+def test_a_user_without_a_home_keeps_copies_in_tmpdir_and_has_no_tilde(homeless, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert paths.cache_folder() == tmp_path / f"jaxdbd-{os.getuid()}"
+    assert paths.home_cache() is None
+    assert paths.cache_folder("/c") == Path("/c")
+    for parse in (paths.as_path, paths.local_path, paths.cache_folder):
+        with pytest.raises(UserError, match=r"^~/x: this user has no home folder: write the path out$"):
+            parse("~/x")
 
 
 @pytest.mark.parametrize(
