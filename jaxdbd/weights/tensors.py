@@ -3,10 +3,12 @@
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -26,6 +28,25 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{shown(path)}: no such file")
     with local_file(path) as local:
         return _read(local, path)
+
+
+def check_numbers(arrays: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Raises UserError that names the first array of the file `path` which is `not_real_numbers`."""
+    faults = {name: fault for name, array in arrays.items() if (fault := not_real_numbers(array))}
+    for name, fault in faults.items():
+        first = f"{shown(name)[:80]} {fault}"
+        raise UserError(
+            f"{shown(path)}: {len(faults)} of its {len(arrays)} arrays cannot be used, {first}: take another copy, or "
+            "weights from before the training diverged"
+        )
+
+
+def not_real_numbers(array: np.ndarray | jax.Array) -> str:
+    """What is wrong with an array that is to be a network's: another type than real numbers, NaN, infinity; else ''."""
+    # NumPy by itself does not know that bfloat16 is a number.
+    if not (jnp.issubdtype(array.dtype, np.floating) or jnp.issubdtype(array.dtype, np.integer)):
+        return f"is of type {array.dtype}"
+    return "" if np.isfinite(array).all() else "holds NaN or infinity"
 
 
 def _read(local: Path, path: os.PathLike) -> dict[str, np.ndarray]:

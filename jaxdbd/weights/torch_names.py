@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxdbd.errors import UserError
 from jaxdbd.network.encoders import VGG_DEPTHS
+from jaxdbd.weights.tensors import not_real_numbers
 
 Names = dict[str, tuple[str, ...]]
 
@@ -127,7 +128,8 @@ def from_torch(
     """The leaves of `flat` (slash-joined path to anything with a shape) whose module is in `names`, as float32 arrays.
 
     Layouts change from PyTorch's: convolutions OIHW -> HWIO, dense layers [out, in] -> [in, out]. Returns the leaves,
-    and the set of PyTorch names used. Raises UserError that lists every tensor missing or of another shape.
+    and the set of PyTorch names used. Raises UserError that lists every tensor that is missing, of another shape, or
+    holds NaN.
     """
     leaves, used, faults = {}, set(), []
     for path, leaf in flat.items():
@@ -146,13 +148,17 @@ def from_torch(
                 tensor = tensor[..., 0, 0]
             if tensor.shape != shape:
                 faults.append(f"{name} is {_times(tensor.shape)}, not {_times(shape)}")
+            elif fault := not_real_numbers(tensor):
+                faults.append(f"{name} {fault}")
             parts.append(tensor)
         if not faults:
             joined = np.concatenate(parts).astype(np.float32)
             leaves[path] = np.ascontiguousarray(joined.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[joined.ndim]))
     if faults:
         more = f" and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise UserError(f"{origin}: not these weights, or of another architecture: {'; '.join(faults[:10])}{more}")
+        raise UserError(
+            f"{origin}: not these weights, of another architecture, or damaged: {'; '.join(faults[:10])}{more}"
+        )
     return leaves, used
 
 
