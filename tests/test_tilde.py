@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,12 +22,13 @@ from data.flags import parser as build_parser
 from jaxdbd import weights
 from jaxdbd.__main__ import COMMANDS, main
 from jaxdbd.input.pipeline import open_split
+from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import initial_variables, make_model
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
+def home(tmp_path, monkeypatch) -> Iterator[Path]:
     """The home folder, and an empty one to work in, in which no folder `~` may appear."""
     for name in ("home", "here"):
         (tmp_path / name).mkdir()
@@ -55,7 +57,7 @@ def test_every_flag_that_takes_a_path_expands_it(name, home):
             continue
         if action.type is None:
             assert action.dest in LATER | NO_PATH, f"{name}: is --{action.dest} a path?"
-        elif action.type.__name__ in ("as_path", "local_path"):
+        elif action.type in (as_path, local_path):
             assert os.fspath(action.type("~/x")) == f"{home}/x"
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import jax
 
@@ -97,7 +97,7 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _callback_error(unraisable: "sys.UnraisableHookArgs") -> None:
+def _callback_error(unraisable: Any) -> None:
     """Errors of TensorStore's callbacks: of arrays that it still wrote when the first of them had failed."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
