@@ -22,6 +22,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
         help="where checkpoints, logs and weights go, gs:// too; an old one is resumed",
     )
     parser.add_argument("--profile", action="store_true", help="write a trace of five steps to <workdir>/profile")
+    parser.add_argument(
+        "--accept_rebuilt_data", action="store_true", help="go on from a checkpoint though its dataset was built anew"
+    )
     parser.add_argument("--coordinator", help="host:port of process 0, to train in several processes")
     parser.add_argument("--process_id", type=int, help="this process's number, with --coordinator")
     parser.add_argument("--process_count", type=int, help="how many processes there are, with --coordinator")
@@ -36,7 +39,7 @@ def main() -> int:
         config = load_config(args.config, overrides)
         startup.keep_compiled_programs()
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)
-        return train(config, args.workdir, profile=args.profile)
+        return train(config, args.workdir, args.profile, args.accept_rebuilt_data)
 
     return startup.exit_status(run)
 

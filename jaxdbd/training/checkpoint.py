@@ -3,24 +3,20 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import grain
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import is_file, read_text
 from jaxdbd.machine.paths import as_path, is_remote, is_store_error
+from jaxdbd.training.damage import none_readable, set_aside, set_aside_without_metrics, warn, warn_damaged
+from jaxdbd.training.provenance import Provenance, check_same_shards, counts, git_revision
 
-MARK = "commit_success.txt"  # a checkpoint in a store counts as whole, to Orbax, when this file is in it
 # TensorStore's names for what does not tell that an object is damaged.
 REFUSALS = (
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"),
@@ -28,8 +24,8 @@ REFUSALS = (
 )
 
 
-def open_manager(folder: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
-    """A manager that keeps the newest `keep` checkpoints and the one with the least evaluation MAE.
+def open_manager(folder: str | os.PathLike, keep: int, evaluated: str = "") -> ocp.CheckpointManager:
+    """A manager that keeps the newest `keep` checkpoints and the one with the least MAE of the split `evaluated`.
 
     A checkpoint whose metrics cannot be read is set aside with a warning, since no manager opens beside it. Raises
     UserError where there is no other, and where a store refuses.
@@ -39,16 +35,18 @@ def open_manager(folder: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
     folder = as_path(folder)
     with store_errors(folder):
         set_aside_without_metrics(folder)
+
+    def mae(metrics: dict) -> float:
+        return metrics["mae"] if counts(metrics, evaluated) else float("inf")
+
     policy = preservation_policy.AnyPreservationPolicy(
         [
             preservation_policy.LatestN(keep),
-            preservation_policy.BestN(
-                get_metric_fn=lambda m: m["mae"], reverse=True, n=1, keep_checkpoints_without_metrics=False
-            ),
+            preservation_policy.BestN(get_metric_fn=mae, reverse=True, n=1, keep_checkpoints_without_metrics=False),
         ]
     )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy, best_fn=lambda m: m["mae"], best_mode="min", enable_async_checkpointing=True
+        preservation_policy=policy, best_fn=mae, best_mode="min", enable_async_checkpointing=True
     )
     with store_errors(folder):
         return ocp.CheckpointManager(folder if is_remote(folder) else folder.absolute(), options=options)
@@ -95,24 +93,23 @@ def wait(manager: ocp.CheckpointManager) -> None:
         manager.wait_until_finished()
 
 
-def git_revision() -> str:
-    """The commit that the code stands at, with `+` where it was changed since; '' outside a git checkout."""
-    here = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    if head.returncode:
-        return ""
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, check=False).returncode
-    return head.stdout.strip() + ("+" if changed else "")
+def best_mae(manager: ocp.CheckpointManager, evaluated: str = "") -> float:
+    """The least MAE of the checkpoints kept on the split `evaluated`; infinite where there is none.
 
-
-def best_mae(manager: ocp.CheckpointManager) -> float:
-    """The least evaluation MAE of the checkpoints kept; infinite where none was evaluated."""
+    Warns where all are of another split: their MAE is no mark for this one.
+    """
     step = manager.best_step()
     metrics = None if step is None else manager.metrics(step)
-    return float("inf") if metrics is None else metrics["mae"]
+    if metrics is None:
+        return float("inf")
+    if counts(metrics, evaluated):
+        return metrics["mae"]
+    if evaluated:
+        warn(
+            f"the evaluations so far are of {metrics['split']} and do not count for {evaluated}: the next one writes "
+            "weights.safetensors anew"
+        )
+    return float("inf")
 
 
 def save(
@@ -122,19 +119,25 @@ def save(
     data: grain.DatasetIterator,
     config: dict,
     metrics: dict[str, float] | None,
+    origin: Provenance = Provenance({}, ""),  # noqa: B008, it cannot be changed
 ) -> None:
-    """Starts writing state, data position, config and git revision under `step`, and returns meanwhile.
+    """Starts writing state, data position, config, git revision and origin under `step`, and returns meanwhile.
 
     The data position counts batches, so it is the same for any number of processes.
     """
-    meta = {"config": config, "git": git_revision(), "data": data.get_state()}
+    meta = {"config": config, "git": git_revision(), "data": data.get_state(), "shards": origin.shards}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     with store_errors(manager.directory):
-        manager.save(step, args=args, metrics=metrics, force=True)
+        manager.save(step, args=args, metrics=metrics and {**metrics, "split": origin.evaluated}, force=True)
 
 
 def restore(
-    manager: ocp.CheckpointManager, abstract_state: Any, data: grain.DatasetIterator, config: dict
+    manager: ocp.CheckpointManager,
+    abstract_state: Any,
+    data: grain.DatasetIterator,
+    config: dict,
+    shards: Mapping[str, str] | None = None,
+    accepts_rebuilt: bool = False,
 ) -> Any | None:
     """The newest checkpoint that can be read, or None where there is none; `data` is moved to where it stood.
 
@@ -145,25 +148,28 @@ def restore(
       abstract_state: shapes, dtypes and shardings to restore to; another number of devices than before is fine.
       data: the iterator, set to the position in the checkpoint.
       config: of this run; its `model` must be that of the checkpoint.
+      shards: digests of the datasets that this run reads; those of the checkpoint must be the same.
+      accepts_rebuilt: where they are not, warn and go on.
 
     Raises:
-      UserError: where the checkpoint belongs to another run, or none of several can be read.
+      UserError: where the checkpoint belongs to another run, or to a dataset that was rebuilt, or none can be read.
     """
     damaged = []
     for step in sorted(manager.all_steps(), reverse=True):
         meta = _read(manager, step, "meta", ocp.args.JsonRestore())
         if meta is not None:
             check_same_run(manager.directory, meta["config"], config)
+            check_same_shards(manager.directory, step, meta.get("shards"), shards or {}, accepts_rebuilt)
             state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
             if state is not None:
                 break
         damaged.append(step)
     else:
         if damaged:
-            raise _none_readable(manager.directory)
+            raise none_readable(manager.directory)
         return None
     for name, old, new in differences(meta["config"], config):
-        _warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}")
+        warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}")
     set_aside(manager, damaged)
     data.set_state(meta["data"])
     return state
@@ -178,74 +184,13 @@ def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.Ch
         reason = f"{part}: {first_line(error)}"
         if is_remote(manager.directory) and is_refusal(error):
             raise UserError(f"{manager.directory}: the store does not give checkpoint {step} ({reason})") from error
-        _warn_damaged(manager.directory, step, reason)
+        warn_damaged(manager.directory, step, reason)
         return None
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether a store would not give what may well be whole: it was out of reach, or we may not read there."""
     return is_store_error(error) or any(status in str(error) for status in REFUSALS)
-
-
-def _none_readable(folder: os.PathLike) -> UserError:
-    return UserError(f"no checkpoint in {folder} can be read: take another --workdir, or delete it")
-
-
-def _warn_damaged(folder: os.PathLike, step: int, reason: str) -> None:
-    _warn(f"checkpoint {os.fspath(folder)}/{step} is damaged, passed over ({reason})")
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
-
-
-def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
-    """Takes damaged checkpoints out of the way, once for all processes."""
-    if steps:
-        _rename_damaged(manager.directory, steps)
-        manager.reload()
-
-
-def set_aside_without_metrics(folder: epath.Path) -> None:
-    """Takes the checkpoints whose metrics are no JSON, such as the empty file that a power cut leaves, out of the way.
-
-    Raises UserError where there is no other.
-    """
-    found = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
-    if is_remote(folder):
-        found = [entry for entry in found if is_file(entry / MARK)]
-    steps = sorted(int(entry.name) for entry in found)
-    damaged = [step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")]
-    # All have looked before the first renames: a process that came later would see nothing damaged, and not wait below.
-    ocp.multihost.sync_global_processes("checkpoints looked at")
-    if not damaged:
-        return
-    for step in damaged:
-        _warn_damaged(folder, step, "its metrics cannot be read")
-    if damaged == steps:
-        raise _none_readable(folder)
-    _rename_damaged(folder, damaged)
-
-
-def _metrics_fault(path: epath.Path) -> bool:
-    """Whether a checkpoint's metrics are there, as after an evaluation, and cannot be read."""
-    if not is_file(path):
-        return False
-    try:
-        return not isinstance(json.loads(read_text(path))["mae"], int | float)
-    except (ValueError, KeyError, TypeError):
-        return True
-
-
-def _rename_damaged(folder: epath.Path, steps: list[int]) -> None:
-    """Renames checkpoints, or takes their mark where they lie in a store, which renames a folder object by object."""
-    if jax.process_index() == 0:
-        for step in steps:
-            if is_remote(folder):
-                (folder / str(step) / MARK).unlink()
-            else:
-                (folder / str(step)).rename(folder / f"damaged_{step}")
-    ocp.multihost.sync_global_processes("damaged checkpoints set aside")
 
 
 def check_same_run(folder: os.PathLike, saved: dict, current: dict) -> None:

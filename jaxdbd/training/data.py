@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.digest import shards_digest
 from jaxdbd.input.pipeline import open_parts, training_batches
 from jaxdbd.input.teacher_maps import Shapes
 from jaxdbd.input.teacher_maps import shapes as feature_shapes
+from jaxdbd.training.provenance import Provenance, provenance
 
 
 class Data(NamedTuple):
@@ -23,6 +25,7 @@ class Data(NamedTuple):
     distils: bool  # whether the loss has depth terms
     features: Shapes  # of the teacher's feature maps that the loss has terms for
     updates: int  # of the optimizer, over the whole run
+    provenance: Provenance
 
 
 def open_data(config: ml_collections.ConfigDict) -> Data:
@@ -59,7 +62,8 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
         process_count=jax.process_count(),
     )
     updates = config.steps or max(config.epochs * count // config.batch_size, 1)
-    return Data(batches, held_out, distils, features, updates)
+    shards = dict(zip(config.dataset.split("+"), map(shards_digest, parts), strict=True))
+    return Data(batches, held_out, distils, features, updates, provenance(config.dataset, config.eval_split, shards))
 
 
 def next_batch(data: Data) -> tuple[dict[str, np.ndarray], list[str]]:

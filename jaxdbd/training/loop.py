@@ -174,10 +174,10 @@ def make_keeper(
             weights.save(path, model, variables, dataset=dataset, license=config.license, threshold=threshold)
 
     def save_checkpoint(step, state, scores):
-        checkpoint.save(manager, step, state, run.data.batches, config.to_dict(), scores)
+        checkpoint.save(manager, step, state, run.data.batches, config.to_dict(), scores, run.data.provenance)
 
     return Keeper(
-        best=checkpoint.best_mae(manager),
+        best=checkpoint.best_mae(manager, run.data.provenance.evaluated),
         gather=sharding.gather(run.mesh),
         evaluate=evaluate_all if len(held_out) else None,
         save_weights=save_weights,
@@ -195,12 +195,18 @@ def profiled_steps(profile: bool, start: int, last: int) -> range:
     return range(start + PROFILE_AFTER + 1, start + PROFILE_AFTER + PROFILE_STEPS + 1)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: bool = False) -> int:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    profile: bool = False,
+    accepts_rebuilt: bool = False,
+) -> int:
     """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one.
 
     Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`; `workdir`
     is a local folder, or one in a store that all processes reach.
-    On SIGTERM, Ctrl-C or a preemption notice it saves and returns.
+    On SIGTERM, Ctrl-C or a preemption notice it saves and returns. A dataset that was built anew since is an error, or
+    with `accepts_rebuilt` a warning.
 
     Returns:
       The exit status: 0, or 130 after Ctrl-C.
@@ -219,9 +225,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile
     adapters = make_adapters(data.features, config.encoder, config.seed)
     steps = compile_steps(config, model, adapters, data.updates, mesh)
     make_folder(spool.folder)
-    manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints)
+    origin = data.provenance
+    manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints, origin.evaluated)
     # A checkpoint in the workdir comes before anything that the config says about a start.
-    state = checkpoint.restore(manager, steps.abstract_state, data.batches, config.to_dict())
+    state = checkpoint.restore(
+        manager, steps.abstract_state, data.batches, config.to_dict(), origin.shards, accepts_rebuilt
+    )
     if state is None:
         variables = initial_variables(model, config.seed, config.encoder_init, config.init_from)
         state = steps.make_state(with_adapters(variables, jax.device_get(adapters)))
