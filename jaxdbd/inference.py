@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Float32, UInt8
 
 from jaxdbd.input.geometry import to_size, to_square
 from jaxdbd.machine.compiling import inference_options
-from jaxdbd.network.model import DepthDistilledDBD, Output, normalize
+from jaxdbd.network.edges import crisp
+from jaxdbd.network.model import DepthDistilledDBD, Output, normalize, restored
 from jaxdbd.weights import Variables
 
 SquareMaps = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]
@@ -113,7 +114,21 @@ def maps_of(
     """`probability_and_nearness` from images that are normalized already."""
     output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])
-    return jax.nn.sigmoid(output.focus[..., 0]), depth
+    logits = crisp(output.focus[..., 0], restored(normalized, model.encoder), model.edge_radius, model.edge_slope)
+    return jax.nn.sigmoid(logits), depth
+
+
+def raw(model: DepthDistilledDBD) -> DepthDistilledDBD:
+    """The same network, of which `predict` gives the probability as it comes, with soft edges."""
+    return model.clone(edge_radius=0.0, edge_slope=1.0)
+
+
+def raw_threshold(threshold: float, slope: float) -> float:
+    """What a threshold on probabilities is before their logits are multiplied by `slope`."""
+    if not 0 < threshold < 1:
+        return threshold
+    odds = (threshold / (1 - threshold)) ** (1 / slope)
+    return odds / (1 + odds)
 
 
 def stretched(depth: Float[Array, "b h w"]) -> Float[Array, "b h w"]:

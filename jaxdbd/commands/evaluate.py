@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.inference import Prediction, predict
+from jaxdbd.inference import Prediction, predict, raw
 from jaxdbd.input import pipeline
 from jaxdbd.machine.files import make_folder, output_folder, whole_file
 from jaxdbd.machine.paths import as_path
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="where the dataset was built (TFDS's own folder)")
     parser.add_argument("--cache_dir", default="", help="where shards of gs:// are copied to (the user's cache)")
     parser.add_argument("--out", type=as_path, help="write report.md, the tables and the maps here")
+    parser.add_argument("--raw", action="store_true", help="the network's own probability, whose edges are soft")
     parser.add_argument("--tta", default="", help="average over flip, scales or flip,scales (none)")
     parser.add_argument("--batch_size", type=int, default=8, help="images per device (8)")
 
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch_size={args.batch_size}: must be at least 1")
     model, variables = weights.load(args.weights)
+    model = raw(model) if args.raw else model
     size = model.size
     records = pipeline.open_split(args.dataset, args.split, args.data_dir, args.cache_dir)
     mesh = make_mesh()
@@ -91,6 +93,7 @@ def run(args: argparse.Namespace) -> None:
         "weights": args.weights,
         "size": size,
         "tta": describe_tta(tta),
+        "edges": "raw" if args.raw else f"radius {model.edge_radius:g}, slope {model.edge_slope:g}",
     }
     with output_folder(args.out) if args.out else contextlib.nullcontext() as out:
         if out:

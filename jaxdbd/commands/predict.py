@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
+from jaxdbd.inference import raw, raw_threshold
 from jaxdbd.machine.files import check_no_folder, is_stream, make_folder, shown, write_whole
 from jaxdbd.machine.paths import local_path
 from jaxdbd.photographs.app.sheet import Entry, entry_of, report
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help=f"photographs, folders or patterns of them ({kinds})")
     parser.add_argument("--out", type=local_path, required=True, help="folder for the maps, <stem>.png, 255 = in focus")
     parser.add_argument("--weights", default="lite", help="a bundled name, a .safetensors file or a training's folder")
+    parser.add_argument("--raw", action="store_true", help="the network's own probability, whose edges are soft")
     parser.add_argument("--recursive", action="store_true", help="look in subfolders too; --out gets the same ones")
     parser.add_argument("--overlay", action="store_true", help="also <stem>.overlay.jpg: what is in focus outlined")
     parser.add_argument("--depth", action="store_true", help="also <stem>.depth.png: depth as colors with a legend")
@@ -57,13 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes a map per photograph; returns 1 if any could not be read."""
     paths = [path and str(local_path(path)) for path in args.paths]
-    threshold = threshold_of(args.weights, args.binary)
+    model, variables = weights.load(args.weights)
+    threshold = threshold_of(args.weights, args.binary, model.edge_slope if args.raw else 1.0)
+    model = raw(model) if args.raw else model
     extras = {".overlay.jpg": args.overlay, ".depth.png": args.depth, ".binary.png": args.binary is not None}
     endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
     names = find_photographs(paths, args.out, endings, args.recursive)
     if kept := [name for path, name in names.items() if name.name == path.name != path.stem]:
         print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {shown(kept[0])}.png, ...")
-    model, variables = weights.load(args.weights)
     if ".depth.png" in endings and not model.depth_head:
         raise UserError(f"--depth: {args.weights} was trained without a depth head")
     check_no_folder(args.csv, args.report)
@@ -112,9 +115,12 @@ def run(args: argparse.Namespace) -> int:
     return int(any(each.row[-1] for each in done.values()))
 
 
-def threshold_of(name: str, binary: float | bool | None) -> float:
-    """What `--binary=T` says, or else the weights. Raises UserError for a T outside [0, 1)."""
-    stored = weights.read_metadata(name).threshold
+def threshold_of(name: str, binary: float | bool | None, slope: float) -> float:
+    """What `--binary=T` says, or else the weights, for maps before their logits are multiplied by `slope`.
+
+    Raises UserError for a T outside [0, 1).
+    """
+    stored = raw_threshold(weights.read_metadata(name).threshold, slope)
     if binary is None or binary is True:
         return stored
     if not 0 <= binary < 1:

@@ -32,6 +32,13 @@ def normalize(images: UInt8[Array, "b h w 3"], encoder: str) -> Float[Array, "b 
     return (images.astype(jnp.float32) - mean) / std
 
 
+def restored(normalized: Float[Array, "b h w 3"], encoder: str) -> Float[Array, "b h w 3"]:
+    """What `normalize` was given, in [0, 1]."""
+    spec = ENCODERS[encoder]
+    mean, std = (jnp.asarray(v, jnp.float32)[None, None, None] for v in (spec.mean, spec.std))
+    return (normalized * std + mean) / 255
+
+
 # 'cascaded' as the authors' code has it, 'parallel' as the paper draws it, 'none' for a plain 3x3 convolution.
 SRFB_KINDS = ("cascaded", "parallel", "none")
 MULTIPLE = 32  # of the sides of the images that the network takes: the stride of its coarsest tap
@@ -77,6 +84,8 @@ class DepthDistilledDBD(nn.Module):
       dtype: of the computation; parameters and BatchNorm statistics are float32 always.
       size: side of the square that photographs are resized to, in training and in `jaxdbd.predict`. The network itself
         takes any multiple of `MULTIPLE`.
+      edge_radius, edge_slope: how `jaxdbd.predict` makes the focus map crisp, as `network.edges.crisp` takes them; the
+        network itself does not look at them.
 
     Where the encoder tap that is added to a level has another number of channels, a 1x1 convolution carries it over.
     """
@@ -90,6 +99,8 @@ class DepthDistilledDBD(nn.Module):
     sab: bool = True
     dtype: Any = jnp.float32
     size: int = 320
+    edge_radius: float = 0.0
+    edge_slope: float = 1.0
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w 3"], train: bool = False) -> Output:

@@ -182,6 +182,7 @@ def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
         encoder = ascii(config.get("encoder"))[:80]
         raise UserError(f"{shown(path)}: this version does not know the encoder {encoder}: update jaxdbd")
     kinds = {"full_resolution": bool, "depth_head": bool, "srfb_select": bool, "sab": bool, "size": int, "dtype": str}
+    kinds |= {"edge_radius": float, "edge_slope": float}
     for name, kind in kinds.items():
         if name in config and type(config[name]) is not kind:
             raise _damaged(path, f"{name} is {config[name]!r}")
@@ -195,4 +196,6 @@ def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
     model = DepthDistilledDBD(**config | {"widths": widths and tuple(widths), "dtype": jnp.dtype(dtype).type})
     if not 0 < model.size <= MOST_WIDE or model.size % MULTIPLE:
         raise _damaged(path, f"size is {model.size}")
+    if not (0 <= model.edge_radius < 0.5 and 0 < model.edge_slope < 1000):
+        raise _damaged(path, f"edge_radius is {model.edge_radius}, edge_slope {model.edge_slope}")
     return model

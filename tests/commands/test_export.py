@@ -124,6 +124,7 @@ VARIANTS = {
     },
     "vgg19 as in the paper, no SRFB": {"encoder": "vgg19", "srfb": "none"},
     "resnext101 as released": {"encoder": "resnext101"},
+    "crisp edges": {"encoder": "lite0", "full_resolution": False, "edge_radius": 0.05, "edge_slope": 2.5},
 }
 
 

@@ -20,6 +20,7 @@ from jaxdbd.__main__ import main
 from jaxdbd.errors import UserError
 from jaxdbd.input import geometry
 from jaxdbd.machine.files import write_whole
+from jaxdbd.network.edges import crisp
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.weights import store
 
@@ -186,6 +187,26 @@ def test_command_writes_what_the_function_returns(network, weights_file, tmp_pat
     assert run(tmp_path / "a b.png", "--out", tmp_path / "out", "--weights", weights_file) == 0
     focus = predict_function(*network, photo).focus
     np.testing.assert_array_equal(gray(tmp_path / "out" / "a b.png"), np.rint(focus * 255))
+
+
+def test_weights_say_how_crisp_the_map_is_and_raw_leaves_it_out(network, tmp_path):
+    model, variables = network
+    sharp = model.clone(edge_radius=0.05, edge_slope=3.0)
+    path, square = tmp_path / "sharp.safetensors", photograph(SIDE, SIDE)
+    weights.save(path, sharp, variables, dataset="none", license="none", threshold=0.9)
+    assert weights.load(path)[0] == sharp
+    soft = jnp.asarray(jaxdbd.predict(model, variables, square).focus)[None]
+    logits = crisp(jnp.log(soft / (1 - soft)), jnp.asarray(square)[None] / 255, 0.05, 3.0)
+    Image.fromarray(square).save(tmp_path / "p.png")
+    for flags, expected, threshold in (([], jax.nn.sigmoid(logits), 0.9), (["--raw"], soft, 0.675)):
+        flags = [f"--weights={path}", f"--out={tmp_path / 'out'}", "--binary", *flags]
+        assert main(["predict", str(tmp_path / "p.png"), *flags]) == 0
+        found = np.asarray(Image.open(tmp_path / "out" / "p.png"))
+        np.testing.assert_allclose(found, 255 * np.asarray(expected[0]), atol=0.6)
+        # A threshold of .9 has odds of 9, and before a slope of 3 its cubic root, 2.08.
+        binary = np.asarray(Image.open(tmp_path / "out" / "p.binary.png")) > 0
+        differs = binary != (np.asarray(expected[0]) > threshold)
+        assert differs.mean() < 0.01
 
 
 def test_folder_as_people_have_them(brightness, weights_file, tmp_path, capsys):
