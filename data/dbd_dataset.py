@@ -24,6 +24,7 @@ TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
     "refocused": sources.REFOCUSED.title,
     "pairs": sources.PAIRS.title,
 }
+RENDERED = ("synthetic", "refocused")  # of these it is known how blurred each pixel is
 # A record, with the teacher's features if it has some; and its nearness, float16 [h, w], None without a teacher.
 Labeled = tuple[dict, np.ndarray | None]
 
@@ -81,6 +82,7 @@ with registered.skip_registration():
             super().__init__(**kwargs)
 
         def _info(self) -> tfds.core.DatasetInfo:
+            config = cast(tfds.core.BuilderConfig, self.builder_config)
             features = {
                 "id": tfds.features.Text(),
                 "image": tfds.features.Image(shape=(None, None, 3)),
@@ -88,12 +90,13 @@ with registered.skip_registration():
             }
             if self._masks_have_gaps:
                 features["valid"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+            if config.name in RENDERED:
+                features["blur"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
             if self._teacher.spec != "none":
                 features["depth"] = tfds.features.Tensor(shape=(None, None, 1), dtype=np.float16, encoding="zlib")
             teacher = teachers.open_teacher(self._teacher)
             for name, shape in teacher.feature_shapes().items() if teacher else ():
                 features[name] = tfds.features.Tensor(shape=shape, dtype=np.float16, encoding="zlib")
-            config = cast(tfds.core.BuilderConfig, self.builder_config)
             return tfds.core.DatasetInfo(
                 builder=self,
                 description=f"Defocus blur detection: {TITLES[config.name]}.",
@@ -155,7 +158,7 @@ def label(records: Iterable[dict], teacher: teachers.Settings, cache: Path) -> I
 def example(labeled: Labeled) -> dict:
     """The example of a record that has its image and mask, and perhaps its `valid`, already."""
     record, depth = labeled
-    kept = ("id", "image", "mask", "valid")
+    kept = ("id", "image", "mask", "valid", "blur")
     out = {name: record[name] for name in record if name in kept or name.startswith(PREFIX)}
     return out if depth is None else out | {"depth": depth[..., None]}
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import sources, synthetic, teachers
+from data.blur import blur_map
 from data.guided import guided_filter
 from jaxdbd.machine.parallel import in_turn
 from jaxdbd.photographs.masks import read_map
@@ -97,8 +98,8 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
 
     Returns:
         An example of the dataset: `id`; `image`, JPEG; `mask`, PNG, 255 = in focus; `valid`, PNG, 255 = the mask is
-        certain, 0 = leave the pixel out; `depth`, the nearness as it came, [h, w, 1]. Where nothing was measured the
-        rendering takes the nearness beside it.
+        certain, 0 = leave the pixel out; `depth`, the nearness as it came, [h, w, 1]; `blur`, of `blur_map`. Where
+        nothing was measured the rendering takes the nearness beside it.
     """
     cv2.setNumThreads(1)  # the builder already runs a process per core
     record, depth = labeled
@@ -114,8 +115,12 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
         sharp = cv2.resize(read_map(record["sharp"]), photo.size, interpolation=cv2.INTER_NEAREST) >= 255 * SURE
     lens = draw_lens(rng, near, sharp)
     light = boost_highlights(linear(pixels), _log_uniform(rng, *BOOST))
-    light, classes = photograph(light, near, lens, synthetic.draw_aperture(rng), sharp)
+    light, classes, diameters = photograph(light, near, lens, synthetic.draw_aperture(rng), sharp)
     mask, valid = labels(classes)
+    blur = blur_map(diameters[..., 0], diameters[..., 1])
+    if sharp is not None:  # what was blurred before is blurred by more than the lens says
+        thinned = cv2.resize(sharp.astype(np.uint8), blur.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        blur[thinned == 0] = np.nan
     encoded = io.BytesIO()
     quality, subsampling = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), int(rng.choice([0, 2]))  # 4:4:4, 4:2:0
     Image.fromarray(synthetic.sensor(light, rng)).save(encoded, "JPEG", quality=quality, subsampling=subsampling)
@@ -125,6 +130,7 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
         "mask": sources.png(Image.fromarray(mask.astype(np.uint8) * 255)),
         "valid": sources.png(Image.fromarray(valid.astype(np.uint8) * 255)),
         "depth": depth[..., None],
+        "blur": blur,
     }
 
 
@@ -195,8 +201,8 @@ def photograph(
     lens: Lens,
     kernel: synthetic.Kernel,
     sharp: Bool[np.ndarray, "h w"] | None = None,
-) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 2"]]:
-    """The light that falls on the sensor, and which share of it at each pixel comes from sharp and blurred points.
+) -> tuple[Float[np.ndarray, "h w 3"], Float[np.ndarray, "h w 2"], Float[np.ndarray, "h w 2"]]:
+    """The light that falls on the sensor, which share of it comes from sharp and blurred points, and how blurred it is.
 
     Args:
         light: linear light of the sharp photograph, [0, inf).
@@ -206,7 +212,8 @@ def photograph(
         sharp: what is in focus in the photograph; no other point counts as sharp. None: all of it.
 
     Returns:
-        Linear light; the shares of sharp and of blurred points. The rest, up to 1, is between the two.
+        Linear light; the shares of sharp and of blurred points, where the rest, up to 1, is between the two; the mean
+        diameter that the light of a pixel was spread by, in pixels, and the mean of its square.
     """
     levels = np.unique(np.quantile(near, np.linspace(0, 1, LAYERS)).astype(np.float32))
     cocs = lens.coc(levels)
@@ -232,13 +239,14 @@ def photograph(
         free = 1 - sensor[box][..., 3]
         sensor[box] += sheet * (np.minimum(sheet[..., 3], free) / np.maximum(sheet[..., 3], 1e-6))[..., None]
     sensor /= np.maximum(sensor[..., 3:4], 1e-6)  # without this, every seam between two layers is a dark line
-    return sensor[..., :3], sensor[..., 4:]
+    return sensor[..., :3], sensor[..., 4:6], sensor[..., 6:]
 
 
 def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens, sharp: np.ndarray) -> np.ndarray:
-    """Color, coverage 1, and the classes sharp and blurred: [h, w, 6]."""
+    """Color, coverage 1, the classes sharp and blurred, diameter and its square: [h, w, 8]."""
     coc, side = lens.coc(near), max(near.shape)
-    return np.dstack([light, np.ones_like(near), sharp & (coc <= LOW * side), coc >= HIGH * side]).astype(np.float32)
+    classes = sharp & (coc <= LOW * side), coc >= HIGH * side
+    return np.dstack([light, np.ones_like(near), *classes, coc, coc**2]).astype(np.float32)
 
 
 def _box(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from PIL import Image
 
 from data import textures
+from data.blur import blur_map
 
 # All choices of ours. A disk of 2 pixels is about what the eye first takes for blur, pixel by pixel.
 IN_FOCUS_COC = 2.0
@@ -68,9 +69,9 @@ def scenes(train: int, test: int, size: int, seed: int, folder: Path | None = No
 
 
 def load(scene: Scene) -> dict:
-    """Renders a scene into a record of the dataset: `id`, `image` (JPEG), `mask` (PNG), `key`, `scene_depth`."""
+    """Renders a scene into a record: `id`, `image` (JPEG), `mask` (PNG), `key`, `scene_depth`, `blur`."""
     cv2.setNumThreads(1)  # the builder already runs a process per core
-    image, in_focus, depth = render(scene)
+    image, in_focus, depth, blur = render(scene)
     encoded, mask = io.BytesIO(), io.BytesIO()
     Image.fromarray(image).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     Image.fromarray(in_focus.astype(np.uint8) * 255).save(mask, "PNG")
@@ -80,21 +81,26 @@ def load(scene: Scene) -> dict:
         "mask": mask.getvalue(),
         "key": hashlib.sha256(encoded.getvalue()).hexdigest(),
         "scene_depth": depth,
+        "blur": blur,
     }
 
 
-def render(scene: Scene) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"], Float16[np.ndarray, "h w"]]:
+def render(
+    scene: Scene,
+) -> tuple[
+    UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"], Float16[np.ndarray, "h w"], Float16[np.ndarray, "h2 w2 1"]
+]:
     """Renders one scene.
 
     Returns:
         The photograph, sRGB; the mask, true where what is seen has a circle of confusion under `IN_FOCUS_COC`; the
-        nearness of what is seen, scaled to [0, 1] with 1 = nearest.
+        nearness of what is seen, scaled to [0, 1] with 1 = nearest; how blurred it is, of `blur_map`.
     """
     rng = np.random.default_rng(scene.seed)
     planes = compose(rng, scene.size, scene.textures)
     aperture, focus = draw_lens(rng, planes, scene.size)
-    light, in_focus = photograph(planes, aperture, focus, draw_aperture(rng))
-    return develop(light, rng), in_focus, visible_nearness(planes)
+    light, in_focus, diameters = photograph(planes, aperture, focus, draw_aperture(rng))
+    return develop(light, rng), in_focus, visible_nearness(planes), blur_map(diameters[..., 0], diameters[..., 1])
 
 
 def compose(rng: np.random.Generator, size: int, folder: Path | None) -> list[Plane]:
@@ -153,17 +159,22 @@ def draw_lens(rng: np.random.Generator, planes: list[Plane], size: int) -> tuple
 
 def photograph(
     planes: list[Plane], aperture: float, focus: float, kernel: Kernel
-) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """The light that falls on the sensor, and whether what dominates each pixel is in focus.
+) -> tuple[Float[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"], Float[np.ndarray, "h w 2"]]:
+    """The light that falls on the sensor, whether what dominates each pixel is in focus, and how blurred it is.
 
     Args:
         planes: back to front.
         aperture: A, in pixels.
         focus: 1/d_f.
         kernel: diameter in pixels -> normalized blur kernel.
+
+    Returns:
+        Linear light; true where it is in focus; the mean diameter that the light of a pixel was spread by, in pixels,
+        and the mean of its square.
     """
     light = np.zeros(planes[0].color.shape, np.float32)
     sharp = np.zeros(light.shape[:2], np.float32)
+    diameters = np.zeros((*light.shape[:2], 2), np.float32)
     for plane in planes:
         coc = aperture * np.abs(plane.nearness() - focus)
         layer = np.dstack([plane.color * plane.alpha[..., None], plane.alpha])
@@ -171,7 +182,8 @@ def photograph(
         alpha = layer[..., 3]
         light = layer[..., :3] + (1 - alpha[..., None]) * light
         sharp = alpha * (coc < IN_FOCUS_COC) + (1 - alpha) * sharp
-    return light, sharp >= 0.5
+        diameters = alpha[..., None] * np.dstack([coc, coc**2]) + (1 - alpha[..., None]) * diameters
+    return light, sharp >= 0.5, diameters
 
 
 def blur(

@@ -137,7 +137,7 @@ def refocused(photo: Photograph, near: Float[np.ndarray, "h w"]) -> list[Scene]:
     for i in range(SCENES):
         rng = np.random.default_rng((SEED, i))
         lens = refocus.draw_lens(rng, near)
-        light, classes = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
+        light, classes, _ = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
         scenes.append(Scene(synthetic.sensor(light, rng), *refocus.labels(classes)))
     return scenes
 

@@ -51,7 +51,7 @@ def focused_far(model, variables, photo: np.ndarray) -> np.ndarray:
     near = refocus.refine(depth.astype(np.float16), photo)
     lens = refocus.Lens(aperture=DISK * max(photo.shape), focus=float(np.quantile(near, FAR)))
     rng = np.random.default_rng(0)
-    light, _ = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
+    light, *_ = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
     return synthetic.sensor(light, rng)
 
 

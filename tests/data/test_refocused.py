@@ -33,7 +33,7 @@ def record(pixels, seed=(0, 0, 0, 0)):
 def test_in_focus_at_one_nearness_the_photograph_stays():
     pixels = smooth(1, 96, 64)
     near = np.full((64, 96), 0.4, np.float32)
-    light, classes = refocus.photograph(refocus.linear(pixels), near, Lens(80.0, 0.4), disk)
+    light, classes, _ = refocus.photograph(refocus.linear(pixels), near, Lens(80.0, 0.4), disk)
     np.testing.assert_array_equal(synthetic.encode_srgb(light), pixels)
     mask, valid = refocus.labels(classes)
     assert mask.all()
@@ -52,7 +52,7 @@ def test_boosted_highlights_clip_to_white_again():
 
 def test_focused_far_the_near_square_spills_over_the_ground():
     light, near = two_planes()
-    out, classes = refocus.photograph(light, near, Lens(10 / (NEAR - FAR), FAR), disk)
+    out, classes, _ = refocus.photograph(light, near, Lens(10 / (NEAR - FAR), FAR), disk)
     row = out[60, :, 0]
     assert row[60] == pytest.approx(BRIGHT, abs=1e-3)
     assert row[[38, 81]].min() > DARK + 0.15  # a disk of 10 pixels reaches 5 beyond the edge
@@ -69,7 +69,7 @@ def test_focused_far_the_near_square_spills_over_the_ground():
 
 def test_focused_near_the_square_is_crisp_and_stains_nothing():
     light, near = two_planes()
-    out, classes = refocus.photograph(light, near, Lens(14 / (NEAR - FAR), NEAR), disk)
+    out, classes, _ = refocus.photograph(light, near, Lens(14 / (NEAR - FAR), NEAR), disk)
     np.testing.assert_allclose(out[SQUARE], BRIGHT, atol=1e-5)
     ground = np.ones((SIZE, SIZE), bool)
     ground[SQUARE] = False
@@ -82,7 +82,7 @@ def test_focused_near_the_square_is_crisp_and_stains_nothing():
 def test_soft_steps_of_nearness_stain_nothing_either():
     light, near = two_planes()
     soft = cv2.GaussianBlur(near, (0, 0), 1.5)
-    out, _ = refocus.photograph(light, soft, Lens(14 / (NEAR - FAR), float(soft.max())), disk)
+    out, *_ = refocus.photograph(light, soft, Lens(14 / (NEAR - FAR), float(soft.max())), disk)
     distance = cv2.distanceTransform((light[..., 0] < 0.5).astype(np.uint8), cv2.DIST_L2, 5)
     assert out[..., 0][distance > 6].max() < DARK + 0.04
     assert out[50:70, 50:70].min() > BRIGHT - 0.01
@@ -91,7 +91,7 @@ def test_soft_steps_of_nearness_stain_nothing_either():
 @pytest.mark.parametrize("focus", [0.0, 0.5, 1.0])
 def test_no_seams_on_a_slope(focus):
     gray = np.full((200, 200, 3), 128, np.uint8)
-    light, _ = refocus.photograph(refocus.linear(gray), ramp(), Lens(15.0, focus), disk)
+    light, *_ = refocus.photograph(refocus.linear(gray), ramp(), Lens(15.0, focus), disk)
     assert np.abs(synthetic.encode_srgb(light).astype(int) - 128).max() <= 2
 
 
@@ -99,7 +99,7 @@ def test_blur_grows_smoothly_on_a_slope():
     """The contrast of fine stripes falls with the disk and shows no bands."""
     light = np.zeros((200, 200, 3), np.float32)
     light[::2] = 1.0
-    out, _ = refocus.photograph(light, ramp(), Lens(3.0, 0.0), disk)
+    out, *_ = refocus.photograph(light, ramp(), Lens(3.0, 0.0), disk)
     contrast = np.abs(np.diff(out[100:102, :, 0], axis=0))[0]
     assert contrast[0] == pytest.approx(1, abs=1e-3)
     assert np.abs(np.diff(contrast)).max() < 0.06
@@ -109,7 +109,7 @@ def test_what_was_not_sharp_before_never_counts_as_sharp():
     light, near = two_planes()
     sharp = np.zeros((SIZE, SIZE), bool)
     sharp[:, :60] = True
-    _, classes = refocus.photograph(light, near, Lens(10 / (NEAR - FAR), FAR), disk, sharp)
+    _, classes, _ = refocus.photograph(light, near, Lens(10 / (NEAR - FAR), FAR), disk, sharp)
     mask, valid = refocus.labels(classes)
     ground = near == FAR
     ground[30:90, 30:90] = False  # where the square spills over it
@@ -134,7 +134,7 @@ def test_a_highlight_becomes_a_disk():
     light = np.full((101, 101, 3), 0.01, np.float32)
     light[50, 50] = 200.0
     near = np.full((101, 101), 0.5, np.float32)
-    out, _ = refocus.photograph(light, near, Lens(40.0, 0.0), disk)
+    out, *_ = refocus.photograph(light, near, Lens(40.0, 0.0), disk)
     area = (out[..., 0] > out[..., 0].max() / 2).sum()
     assert 2 * np.sqrt(area / np.pi) == pytest.approx(40 * 0.5, rel=0.05)
 
@@ -142,7 +142,7 @@ def test_a_highlight_becomes_a_disk():
 def test_classes_at_their_circles_of_confusion():
     # 200 pixels: sharp up to 0.8, blurred from 1.4. The disk grows by 0.05 a column.
     lens = Lens(10.0, 0.0)
-    _, classes = refocus.photograph(np.full((200, 200, 3), 0.2, np.float32), ramp(), lens, disk)
+    _, classes, _ = refocus.photograph(np.full((200, 200, 3), 0.2, np.float32), ramp(), lens, disk)
     mask, valid = refocus.labels(classes)
     coc = lens.coc(ramp())
     assert mask[coc < 0.75].all()

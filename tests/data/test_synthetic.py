@@ -27,12 +27,12 @@ def test_scenes_are_deterministic_and_differ():
 
 
 def test_render_shapes_types_and_range():
-    image, in_focus, depth = synthetic.render(Scene("s", (0, 0, 5), 80))
+    image, in_focus, depth, blur = synthetic.render(Scene("s", (0, 0, 5), 80))
     assert image.shape == (80, 80, 3)
     assert image.dtype == np.uint8
     assert in_focus.shape == (80, 80)
     assert in_focus.dtype == bool
-    assert depth.dtype == np.float16
+    assert depth.dtype == blur.dtype == np.float16
     assert depth.min() == 0
     assert depth.max() == 1
 
@@ -65,7 +65,7 @@ def test_coc_follows_the_thin_lens():
     for at, focus in ((0.2, 0.7), (0.9, 0.5)):
         plane = flat(size, at, 0.0)
         plane.color[size // 2, size // 2] = 1.0
-        light, in_focus = synthetic.photograph([plane], aperture, focus, disk)
+        light, in_focus, _ = synthetic.photograph([plane], aperture, focus, disk)
         diameter = aperture * abs(at - focus)
         assert light[..., 0].max() == pytest.approx(1 / (np.pi * diameter**2 / 4), rel=0.06)
         assert light[..., 0].sum() == pytest.approx(1, rel=1e-4)  # no light is lost
@@ -76,7 +76,7 @@ def test_plane_at_the_focus_is_untouched_and_in_focus():
     rng = np.random.default_rng(0)
     plane = flat(32, 0.6)
     plane.color = rng.random((32, 32, 3), np.float32)
-    light, in_focus = synthetic.photograph([plane], 40.0, 0.6, disk)
+    light, in_focus, _ = synthetic.photograph([plane], 40.0, 0.6, disk)
     np.testing.assert_array_equal(light, plane.color)
     assert in_focus.all()
 
@@ -85,7 +85,7 @@ def test_mask_is_the_coc_under_its_threshold_on_a_ramp():
     size, aperture, focus = 128, 40.0, 0.5
     plane = flat(size, 0.5)
     plane.down = 0.8
-    _, in_focus = synthetic.photograph([plane], aperture, focus, disk)
+    _, in_focus, _ = synthetic.photograph([plane], aperture, focus, disk)
     coc = aperture * np.abs(plane.nearness() - focus)
     np.testing.assert_array_equal(in_focus, coc < synthetic.IN_FOCUS_COC)
     assert 0 < in_focus.mean() < 0.2  # a band, as across a real ground
@@ -96,10 +96,10 @@ def test_near_plane_hides_and_its_blurred_edge_lets_the_background_through():
     alpha = np.zeros((size, size), np.float32)
     alpha[:, : size // 2] = 1
     planes = [flat(size, 0.1, 0.2), flat(size, 0.9, 1.0, alpha)]
-    sharp, _ = synthetic.photograph(planes, 20.0, 0.9, disk)
+    sharp, *_ = synthetic.photograph(planes, 20.0, 0.9, disk)
     np.testing.assert_allclose(sharp[32, [5, 60], 0], [1.0, 0.2], atol=1e-5)
     assert set(np.round(np.unique(sharp), 3)) == {np.float32(0.2), np.float32(1.0)}
-    soft, in_focus = synthetic.photograph(planes, 20.0, 0.1, disk)
+    soft, in_focus, _ = synthetic.photograph(planes, 20.0, 0.1, disk)
     edge = soft[32, size // 2 - 8 : size // 2 + 8, 0]
     assert (np.diff(edge) <= 1e-5).all()
     assert soft[32, size // 2 - 1 : size // 2 + 1, 0].mean() == pytest.approx(0.6, abs=0.02)
