@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,9 +30,11 @@ from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, next_batch, open_data
 from jaxdbd.training.distillation import Params, make_adapters, with_adapters
 from jaxdbd.training.keeper import Keeper, Maps, evaluate
+from jaxdbd.training.lock import sole_run
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
+from jaxdbd.training.pending import Pending, wait_for_finite_metrics
 from jaxdbd.training.step import Metrics, TrainState, create_state, train_step
 from jaxdbd.training.stopping import stop_notices
 
@@ -59,14 +61,6 @@ class Run(NamedTuple):
     last: int
     profiled: range  # steps that are traced
     profile_folder: Path
-
-
-class Pending(NamedTuple):
-    """A dispatched step, whose metrics the device may still be computing."""
-
-    step: int
-    metrics: Metrics
-    ids: Sequence[str]  # of its images
 
 
 def make_model(config: ml_collections.ConfigDict) -> DepthDistilledDBD:
@@ -133,23 +127,6 @@ def compile_steps(
     )
 
 
-def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
-    """The metrics of a dispatched step as numbers, once the device has them; {} for None.
-
-    Raises UserError where one is not finite.
-    """
-    if pending is None:
-        return {}
-    metrics = {k: float(v) for k, v in pending.metrics.items()}
-    if not np.isfinite(list(metrics.values())).all():
-        values = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-        raise UserError(
-            f"step {pending.step}: not finite ({values}) on images {', '.join(pending.ids)}; the last checkpoint is "
-            "untouched: lower config.learning_rate, or set config.clip_norm, and start again"
-        )
-    return metrics
-
-
 def make_keeper(
     config: ml_collections.ConfigDict,
     workdir: epath.Path,
@@ -201,7 +178,7 @@ def train(
     profile: bool = False,
     accepts_rebuilt: bool = False,
 ) -> int:
-    """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one.
+    """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one, alone in it.
 
     Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`; `workdir`
     is a local folder, or one in a store that all processes reach.
@@ -212,11 +189,15 @@ def train(
       The exit status: 0, or 130 after Ctrl-C.
 
     Raises:
-      UserError: for a config that cannot be, a dataset that is not there, a checkpoint of another network, or a loss
-        that is not finite.
+      UserError: for a config that cannot be, a workdir that another run writes to, a dataset that is not there, a
+        checkpoint of another network, or a loss that is not finite.
     """
     check_config(config, jax.device_count())
-    workdir = as_path(workdir)
+    with sole_run(workdir):
+        return _train(config, as_path(workdir), profile, accepts_rebuilt)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: epath.Path, profile: bool, accepts_rebuilt: bool) -> int:
     spool = Spool(workdir, config.cache_dir)
     mesh, model = sharding.make_mesh(), make_model(config)
     data = open_data(config)
