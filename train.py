@@ -5,6 +5,7 @@ import argparse
 from jaxdbd import sharding
 from jaxdbd.machine import startup
 from jaxdbd.machine.paths import as_path
+from jaxdbd.peers import TIMEOUT
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import train
 
@@ -28,6 +29,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--coordinator", help="host:port of process 0, to train in several processes")
     parser.add_argument("--process_id", type=int, help="this process's number, with --coordinator")
     parser.add_argument("--process_count", type=int, help="how many processes there are, with --coordinator")
+    parser.add_argument(
+        "--coordinator_timeout", type=float, default=TIMEOUT, help="seconds to wait for the other processes (300)"
+    )
     return parser.parse_known_args()
 
 
@@ -38,7 +42,7 @@ def main() -> int:
         args, overrides = parse_arguments()
         config = load_config(args.config, overrides)
         startup.keep_compiled_programs()
-        sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count)
+        sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count, args.coordinator_timeout)
         return train(config, args.workdir, args.profile, args.accept_rebuilt_data)
 
     return startup.exit_status(run)

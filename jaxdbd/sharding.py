@@ -8,26 +8,30 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxdbd import peers
 from jaxdbd.errors import UserError
 
 # Smaller leaves cost more to gather than they save.
 FSDP_MIN_SIZE = 2**16
 
 
-def initialize_distributed(coordinator: str | None, process_id: int | None, process_count: int | None) -> None:
+def initialize_distributed(
+    coordinator: str | None, process_id: int | None, process_count: int | None, timeout: float = peers.TIMEOUT
+) -> None:
     """Joins this process to the others, if there are any; to be called before anything else touches JAX.
 
-    With `coordinator` (host:port) the three arguments say it all; otherwise the environment does.
-    Raises UserError where some of the three are missing.
+    With `coordinator` (host:port) the three arguments say it all; otherwise the environment does. The others are waited
+    for `timeout` seconds. Raises UserError where some of the three are missing, and as `peers.join` does.
     """
     if coordinator:
         if process_id is None or process_count is None:
             raise UserError("--coordinator needs --process_id and --process_count beside it")
-        jax.distributed.initialize(coordinator, num_processes=process_count, process_id=process_id)
+        peers.join(coordinator, process_id, process_count, timeout)
     elif process_id is not None or process_count is not None:
         raise UserError("--process_id and --process_count need --coordinator=HOST:PORT beside them")
     elif is_one_of_many(os.environ):
-        jax.distributed.initialize()
+        with peers.watched(timeout):
+            jax.distributed.initialize(initialization_timeout=int(timeout) + 60)  # JAX would abort the process
 
 
 def is_one_of_many(environment: Mapping[str, str]) -> bool:
