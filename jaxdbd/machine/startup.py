@@ -91,10 +91,15 @@ def leave(status: int) -> NoReturn:
     Libraries still hold what the disk did not take: at an orderly end they would try again, and print tracebacks.
     """
     if status == 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        end(status)
     sys.exit(status)
+
+
+def end(status: int) -> NoReturn:
+    """Ends this program at once, whatever other threads of it are at."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _callback_error(unraisable: Any) -> None:

@@ -352,7 +352,11 @@ def test_what_is_wrong_is_told_before_anything_is_served(weights_file, tmp_path,
         taken.listen()
         port = taken.getsockname()[1]
         for flags, line in (
-            (["--weights=none", "--port=0"], "error: no weights at none: "),
+            (["--weights=none"], "error: no weights at none: "),
+            (["--port=99999"], "error: --port: 99999 is not in [1, 65535]\n"),
+            (["--port=0"], "error: --port: 0 is not in [1, 65535]\n"),
+            (["--allow_host=http://box:80"], "error: --allow_host=http://box:80: give a name alone"),
+            (["--allow_host=*"], "error: --allow_host=*: give a name alone"),
             ([f"--folder={tmp_path}"], f"error: {tmp_path}: no photographs"),
             ([f"--weights={weights_file}", f"--port={port}"], f"error: --port={port}: cannot be used"),
         ):

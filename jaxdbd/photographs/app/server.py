@@ -3,11 +3,12 @@
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from fastapi import HTTPException, Request, Response
@@ -18,6 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.geometry import to_size
+from jaxdbd.machine.startup import end
 from jaxdbd.photographs.app import page
 from jaxdbd.photographs.app.session import Photograph, Session, add_upload, close, network, overlay_jpeg, table
 from jaxdbd.photographs.app.sheet import Entry, jpeg
@@ -31,8 +33,11 @@ LARGEST = 1 << 30  # bytes of an upload
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
 
 
-def serve(weights: str, choices: list[str], port: int, folder: Path | None) -> None:
-    """Serves the page until it is interrupted. Raises UserError where the port is taken."""
+def serve(weights: str, choices: list[str], port: int, folder: Path | None, names: Sequence[str] = ()) -> None:
+    """Serves the page until it is interrupted, also to browsers that know this machine by one of `names`.
+
+    Raises UserError where the port is taken.
+    """
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,11 +49,12 @@ def serve(weights: str, choices: list[str], port: int, folder: Path | None) -> N
     sessions: dict[str, Session] = {}
     known: dict[Any, Entry] = {}
 
-    app.add_middleware(own_origin, origins={f"http://{name}:{port}" for name in NAMES})
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(NAMES))
+    app.add_middleware(own_origin, names=names)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*NAMES, *names])  # on any port: it may be forwarded
     app.add_static_files("/jaxdbd", str(files("jaxdbd.photographs.app") / "static"), max_cache_age=0)
     add_routes(sessions)
     app.on_shutdown(lambda: [close(session) for session in sessions.values()])
+    app.on_shutdown(end_soon)
     print(f"http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
     ui.run(
         partial(page.build, sessions, known, weights, choices, folder),
@@ -65,19 +71,40 @@ def serve(weights: str, choices: list[str], port: int, folder: Path | None) -> N
     )
 
 
-def own_origin(inner: Callable, origins: set[str]) -> Callable:
+def end_soon() -> None:
+    """Ends the program in a second if it has not by then: a network that is being compiled would be waited for."""
+    timer = threading.Timer(1.0, end, [130])
+    timer.daemon = True
+    timer.start()
+
+
+def may_ask(origin: str, host: str, names: Collection[str]) -> bool:
+    """Whether a page of `origin` may use what it asked for as `host`.
+
+    It may if it came from there itself, on whatever port a browser reaches us: then both say the same. A page under
+    one of `names` may, too, since what forwards it may say another host.
+    """
+    try:
+        parts = urlsplit(origin)
+        known = parts.hostname in names and parts.scheme in ("http", "https")
+    except ValueError:
+        return False
+    return known or (parts.scheme == "http" and parts.netloc == host)
+
+
+def own_origin(inner: Callable, names: Collection[str]) -> Callable:
     """An ASGI application that refuses what another site's page asks for, and lets the browser fetch from us alone."""
 
     async def guarded(scope, receive, send):
         headers = dict(scope.get("headers", ()))
-        origin = headers.get(b"origin", b"").decode("latin-1")
+        origin, host = (headers.get(name, b"").decode("latin-1") for name in (b"origin", b"host"))
 
         async def send_with_policy(message):
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        if scope["type"] in ("http", "websocket") and origin and origin not in origins:
+        if scope["type"] in ("http", "websocket") and origin and not may_ask(origin, host, names):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             else:
