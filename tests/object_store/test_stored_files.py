@@ -86,7 +86,7 @@ def test_what_another_host_wrote_is_seen(store, home):
     files.write_whole(path, "x")
     assert {p.name for p in path.parent.iterdir()} == {"a"}
     subprocess.run(
-        [sys.executable, "-c", "from jaxdbd import files; files.write_whole('gs://bucket/seen/b', 'x')"],
+        [sys.executable, "-c", "from jaxdbd.machine import files; files.write_whole('gs://bucket/seen/b', 'x')"],
         env=os.environ | {"PYTHONPATH": str(tiny.ROOT)},
         check=True,
     )
