@@ -1,0 +1,46 @@
+"""Every random number of a row, drawn at once: its augmentation is a plain function of them."""
+
+from math import prod
+
+import jax
+from jaxtyping import Array, Float32, Key
+
+Draws = dict[str, Float32[Array, "..."]]
+
+# What the numbers decide, and their shapes. Those of one row are independent of each other.
+SHAPES: dict[str, tuple[int, ...]] = {
+    "kind": (),  # whether a row becomes a part in focus, is blurred as a whole or in a region, or none of these
+    "window": (5,),
+    "tiles": (5,),
+    "boxes": (4, 256),  # where focus is looked for
+    "sky": (9,),
+    "skyline": (18,),
+    "clouds": (4, 6),
+    "layer": (2,),
+    "blur": (2,),
+    "region": (4, 4),
+    "shrink": (2,),
+    "color": (4,),
+    "noise": (2,),
+    "jpeg": (2,),
+}
+
+
+def draw(key: Key[Array, ""]) -> Draws:
+    """Numbers evenly spread over [0, 1), of the shapes that `SHAPES` has under the same names."""
+    numbers = jax.random.uniform(key, (sum(map(prod, SHAPES.values())),))
+    found, start = {}, 0
+    for name, shape in SHAPES.items():
+        found[name] = numbers[start : start + prod(shape)].reshape(shape)
+        start += prod(shape)
+    return found
+
+
+def between(share: Float32[Array, "*s"], low: float, high: float) -> Float32[Array, "*s"]:
+    """Evenly spread over [0, 1) to evenly spread over [low, high)."""
+    return low + share * (high - low)
+
+
+def centered(share: Float32[Array, "*s"]) -> Float32[Array, "*s"]:
+    """Evenly spread over [0, 1) to a mean of 0 and a standard deviation of 1."""
+    return (share - 0.5) * 12**0.5
