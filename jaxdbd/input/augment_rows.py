@@ -51,13 +51,15 @@ class Augmentation:
 def augment(canvases: Canvas, keys: Key[Array, " b"], size: int, settings: Augmentation, in_turn: bool = False) -> Row:
     """Random views of photographs.
 
+    On several devices call it within `jax.shard_map`: left to itself, the compiler gathers rows to transform them.
+
     Args:
       canvases: with a leading axis of an even number of rows, the first of an even number in the stream.
       keys: one of each row.
       size: of the views, a multiple of 16.
       settings: what may happen.
       in_turn: one row after the other, so that each costs only what happens to it: for a CPU. Else all rows go through
-        everything at once: for accelerators. The result is the same.
+        everything at once: for accelerators. The results are the same, up to rounding.
 
     Returns:
       `image` uint8 [b, size, size, 3], `mask` and `valid` uint8 [b, size, size, 1], and the maps of the canvases by

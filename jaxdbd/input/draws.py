@@ -10,19 +10,19 @@ Draws = dict[str, Float32[Array, "..."]]
 # What the numbers decide, and their shapes. Those of one row are independent of each other.
 SHAPES: dict[str, tuple[int, ...]] = {
     "kind": (),  # whether a row becomes a part in focus, is blurred as a whole or in a region, or none of these
-    "window": (5,),
-    "tiles": (5,),
-    "boxes": (4, 256),  # where focus is looked for
-    "sky": (9,),
-    "skyline": (18,),
-    "clouds": (4, 6),
-    "layer": (2,),
-    "blur": (2,),
-    "region": (4, 4),
-    "shrink": (2,),
-    "color": (4,),
-    "noise": (2,),
-    "jpeg": (2,),
+    "window": (5,),  # area, aspect, left and top of what is shown, and whether it is mirrored
+    "tiles": (5,),  # whether there are tiles, of a part in focus or of all, their scale, where the first begins
+    "boxes": (4, 256),  # heights, widths, tops and lefts of boxes in which focus is looked for
+    "sky": (9,),  # whether there is one, its height and colors
+    "skyline": (18,),  # hills or roofs, the number of knots, and the knots
+    "clouds": (4, 6),  # knots
+    "layer": (2,),  # whether another photograph is laid over, and how blurred
+    "blur": (2,),  # the share and the blur of a region
+    "region": (4, 4),  # knots
+    "shrink": (2,),  # whether, and to which side
+    "color": (4,),  # brightness, contrast, saturation, and whether it becomes gray
+    "noise": (2,),  # what its values are hashed with, and how strong it is
+    "jpeg": (2,),  # whether, and at which quality
 }
 
 
