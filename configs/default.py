@@ -30,6 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.train_split = "train[60:]"  # of a mixture one for all, or one for each: "train[60:]+train"
     c.eval_split = "train[:60]"  # picks the weights; never the test split. Empty: train on all, keep the last weights
     c.size = 320  # side of the square the network sees (paper)
+    c.photographs = "auto"  # where they lie decoded: device, host, none (decoded as needed); auto: the first they fit
+    c.input_workers = 0  # processes that decode where photographs lie nowhere; 0: as many as there are cores
     c.augment = fields(Augmentation)  # jaxdbd/input/augment.py; flip and jitter are as in D-DFFNet, the rest is ours
 
     # Network

@@ -16,7 +16,7 @@ from tensorflow_datasets.core import registered, writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data import sources, teachers
-from jaxdbd.input.teacher_maps import PREFIX
+from jaxdbd.input.records import FEATURES
 from jaxdbd.machine.parallel import parallel_map
 
 TITLES = {name: source.title for name, source in sources.SOURCES.items()} | {
@@ -159,7 +159,7 @@ def example(labeled: Labeled) -> dict:
     """The example of a record that has its image and mask, and perhaps its `valid`, already."""
     record, depth = labeled
     kept = ("id", "image", "mask", "valid", "blur")
-    out = {name: record[name] for name in record if name in kept or name.startswith(PREFIX)}
+    out = {name: record[name] for name in record if name in kept or name.startswith(FEATURES)}
     return out if depth is None else out | {"depth": depth[..., None]}
 
 

@@ -85,6 +85,17 @@ def local_rows_to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str,
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_devices(mesh: Mesh) -> range:
+    """The places of this process's devices in the mesh, which lie side by side."""
+    mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    return range(mine[0], mine[-1] + 1)
+
+
+def whole_to_devices(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A copy of an array that every process holds on every device."""
+    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
+
+
 def all_rows_to_devices(batch: np.ndarray, mesh: Mesh) -> jax.Array:
     """A batch that every process holds as a whole, spread over the devices of all; its rows a multiple of them."""
     return jax.make_array_from_callback(batch.shape, batch_sharding(mesh), lambda index: batch[index])

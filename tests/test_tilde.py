@@ -21,7 +21,7 @@ from data import build
 from data.flags import parser as build_parser
 from jaxdbd import weights
 from jaxdbd.__main__ import COMMANDS, main
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import initial_variables, make_model

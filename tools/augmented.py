@@ -1,18 +1,31 @@
-"""Draws what augmentation makes of photographs: a line for each thing that may happen to them."""
+"""Draws what augmentation makes of photographs: a line for each thing that may happen to them.
 
+python -m tools.augmented --dataset=dbd/cuhk --data_dir=DIR --out=FILE.png
+"""
+
+import argparse
 import dataclasses
+import sys
 from collections.abc import Mapping
 from functools import partial
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key, UInt8
+from PIL import Image
 
-from jaxdbd.input.augment_rows import Augmentation, augment
+from jaxdbd.input.augment import Augmentation, augment
+from jaxdbd.input.placement import place
+from jaxdbd.input.records import open_split
+from jaxdbd.input.resident import longest_side
 from jaxdbd.input.views import Canvas
-from jaxdbd.overlay import depth_colors
-from jaxdbd.panels import panel
+from jaxdbd.machine.files import whole_file
+from jaxdbd.machine.paths import as_path
+from jaxdbd.machine.startup import exit_status
+from jaxdbd.photographs.overlay import depth_colors
+from jaxdbd.photographs.panels import panel
 
+SHOWN = 4  # photographs, two pairs of partners
 PLAIN = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0)
 FORCED = ("sharp", "tiled", "blurred", "refocused", "pasted", "veiled", "shrunk", "gray", "jpeg")
 ALONE = {
@@ -44,3 +57,26 @@ def sheet(
         captions.append(name)
     titles = ["photograph", "mask", *(["depth"] if "depth" in canvases.maps else [])] * len(keys)
     return panel(rows, titles, side=size, captions=captions)
+
+
+def main() -> None:
+    """Draws the sheet of a few photographs of a dataset."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="dbd/cuhk")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--data_dir", type=as_path)
+    parser.add_argument("--size", type=int, default=192, help="side of a view, a multiple of 16 (192)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=as_path, required=True, help="FILE.png")
+    args = parser.parse_args()
+    records = open_split(args.dataset, args.split, args.data_dir)
+    chosen = np.random.default_rng(args.seed).permutation(len(records))[:SHOWN]
+    placed = place([[records[int(i)] for i in chosen]], longest_side(args.size), ["depth"], "host")
+    keys = jax.random.split(jax.random.key(args.seed), SHOWN)
+    picture = sheet(placed.gather(np.arange(SHOWN, dtype=np.int32)), keys, args.size)
+    with whole_file(args.out) as unfinished:
+        Image.fromarray(picture).save(unfinished, "PNG")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main))

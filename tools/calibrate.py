@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.input.pipeline import open_parts
+from jaxdbd.input.records import open_parts
 from jaxdbd.machine.paths import as_path
 from jaxdbd.machine.startup import exit_status
 from jaxdbd.network.model import MULTIPLE

@@ -32,7 +32,7 @@ from data import refocus, synthetic
 from data.teachers import fill_holes
 from jaxdbd.errors import UserError
 from jaxdbd.input.geometry import to_size
-from jaxdbd.input.pipeline import open_parts
+from jaxdbd.input.records import open_parts
 from jaxdbd.machine.files import files_by_stem, read_names
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import exit_status

@@ -30,14 +30,13 @@ from jaxdbd import weights
 from jaxdbd.commands.benchmark import CONFIG
 from jaxdbd.inference import compiled
 from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.pipeline import training_batches
 from jaxdbd.machine.parallel import cores
 from jaxdbd.machine.startup import exit_status, keep_memory
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.scoring.report import print_rows
 from jaxdbd.training.config import load_config
 from jaxdbd.training.loop import initial_variables
-from jaxdbd.training.timing import ARCHS, made_up_network, photographs, program_and_call
+from jaxdbd.training.timing import ARCHS, made_up_batches, made_up_network, program_and_call
 from jaxdbd.weights.onnx_graph import build
 
 Forward = Callable[[np.ndarray], np.ndarray]  # uint8 [B, S, S, 3] to the focus map [B, S, S]
@@ -182,8 +181,7 @@ def agreeing(made: dict[str, Callable[[], Forward]], images: np.ndarray) -> dict
 def our_step(model: DepthDistilledDBD, size: int, batch: int) -> Step:
     """The compiled step of a training with configs/lite.py, from random weights."""
     config = load_config(str(CONFIG))
-    augmentation = Augmentation(**config.augment)
-    feed = training_batches([photographs(64)], size=size, batch_size=batch, seed=SEED, augmentation=augmentation)
+    feed = made_up_batches(size, batch, Augmentation(**config.augment))
     _, _, call = program_and_call(model, initial_variables(model, SEED, "", ""), "train", feed, config)
     return lambda: float(jax.device_get(call())["loss"])
 

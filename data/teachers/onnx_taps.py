@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxdbd.errors import UserError
-from jaxdbd.input.teacher_maps import PREFIX, STRIDES
+from jaxdbd.input.records import FEATURES
 from jaxdbd.machine.files import shown
+from jaxdbd.network.encoders import STRIDES
 
 MOST_CELLS = 40  # of the longer side, choice of ours: TCMonoDepth's grid at stride 8
 NAMED = 8  # tensors that an error lists
@@ -70,7 +71,7 @@ def keys(names: Sequence[str], arrays: Sequence[np.ndarray], batch: int, size: t
             raise UserError(
                 f"--teacher_features: {name} has {grid} cells for {size[0]}x{size[1]} pixels, not a stride of {listing}"
             )
-        key = f"{PREFIX}{stride}"
+        key = f"{FEATURES}{stride}"
         if key in found:
             raise UserError(f"--teacher_features: {found[key]} and {name} are both at stride {stride}: leave out one")
         found[key] = name

@@ -13,7 +13,8 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import Prediction, predict, raw
-from jaxdbd.input import pipeline
+from jaxdbd.input.evaluation import MOST_SHOWN
+from jaxdbd.input.records import decode_reduced, open_split
 from jaxdbd.machine.files import make_folder, output_folder, whole_file
 from jaxdbd.machine.paths import as_path
 from jaxdbd.photographs.panels import example_panel, gray, panel
@@ -45,7 +46,7 @@ def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScor
     for name, chosen in {"best": order[:PANEL_ROWS], "worst": order[::-1][:PANEL_ROWS]}.items():
         pictures, captions = [], []
         for i in chosen:
-            example = pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN)
+            example = decode_reduced(records[i], MOST_SHOWN)
             with Image.open(out / "maps" / f"{example.id}.png") as picture:
                 smaller = picture.resize(example.mask.shape[::-1], Image.Resampling.BILINEAR)
             focus = np.asarray(smaller) / np.float32(255)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     model, variables = weights.load(args.weights)
     model = raw(model) if args.raw else model
     size = model.size
-    records = pipeline.open_split(args.dataset, args.split, args.data_dir, args.cache_dir)
+    records = open_split(args.dataset, args.split, args.data_dir, args.cache_dir)
     mesh = make_mesh()
     variables = jax.device_put(variables, replicated(mesh))
     predict_batch = partial(focus_predictor(model, mesh, tta), variables)
@@ -129,6 +130,6 @@ def write_report(
     report.draw_pr_curves(out / "pr.png", [results])
     draw_extremes(out, records, images)
     first = range(min(PANEL_ROWS, len(records)))
-    shown = [pipeline.decode_reduced(records[i], pipeline.MOST_SHOWN) for i in first]
+    shown = [decode_reduced(records[i], MOST_SHOWN) for i in first]
     save_picture(out / "panel.png", example_panel(shown, [predict_one(example.image) for example in shown]))
     report.write_markdown(out / "report.md", title, [f"{k}: {v}" for k, v in facts.items()], results)

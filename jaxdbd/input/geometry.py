@@ -1,13 +1,9 @@
-"""Geometry of photographs and maps on the host: resize, crop, and the network's square."""
-
-from typing import NamedTuple
+"""Geometry on the host: resizing, the network's square, and maps back at the photograph's size."""
 
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
-
-from jaxdbd.input import teacher_maps
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of the photograph
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
@@ -22,36 +18,6 @@ def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=
     height, width = size
     pixels = (box[0] * w, box[1] * h, box[2] * w, box[3] * h)
     return np.asarray(Image.fromarray(array).resize((width, height), resample, box=pixels))
-
-
-class View(NamedTuple):
-    """A photograph, or a view of one, with what is known of it. In a view the first four have one size."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
-    depth: Float32[np.ndarray, "hd wd"] | None  # nearness in [0, 1], NaN where it is not known
-    valid: UInt8[np.ndarray, "h w"] | None  # 255 where the mask counts, 0 where it does not; None: everywhere
-    features: teacher_maps.Maps | None = None  # the teacher's, NaN where they are not known; None: nowhere
-
-
-def crop_and_resize(view: View, size: int, box: Box = WHOLE, flip: bool = False) -> View:
-    """The same part of photograph and maps, each resampled to size x size. The mask keeps soft edges.
-
-    What lies beside a pixel of unknown depth becomes unknown, since bilinear weights would mix both.
-    """
-    bilinear = Image.Resampling.BILINEAR
-
-    def part(array, resample=bilinear):
-        resized = resize(array, (size, size), box, resample)
-        return np.ascontiguousarray(resized[:, ::-1]) if flip else resized
-
-    return View(
-        part(view.image, Image.Resampling.BICUBIC),
-        part(view.mask),
-        None if view.depth is None else part(view.depth),
-        None if view.valid is None else part(view.valid),
-        view.features and {name: teacher_maps.part(maps, box, flip) for name, maps in view.features.items()},
-    )
 
 
 def to_square(image: np.ndarray, side: int) -> UInt8[np.ndarray, "s s 3"]:

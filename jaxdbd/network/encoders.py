@@ -17,6 +17,7 @@ from jaxdbd.network.convolutions import (
     max_pool_2x2,
 )
 
+STRIDES = (2, 4, 8, 16, 32)  # of the taps
 VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
 # (expansion, kernel, stride, channels, repeats) of Lite0's seven stages, and (width, depth) factors of the larger ones.

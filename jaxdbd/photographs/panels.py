@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxdbd.inference import Prediction
 from jaxdbd.input.geometry import resize
-from jaxdbd.input.pipeline import Example
+from jaxdbd.input.records import Example
 from jaxdbd.photographs.overlay import depth_colors
 from jaxdbd.scoring.depth import fitted_to
 

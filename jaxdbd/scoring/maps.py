@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxdbd.inference import maps_of, one_ahead
+from jaxdbd.input.evaluation import evaluation_batches
 from jaxdbd.input.geometry import rows_to_size, to_size
-from jaxdbd.input.pipeline import Example, evaluation_batches
+from jaxdbd.input.records import Example
 from jaxdbd.machine.compiling import inference_options
 from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.parallel import LARGE, ahead, strips_of, worker_pool
@@ -87,7 +88,7 @@ def focus_maps(
 ) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"], Float32[np.ndarray, "s s"] | None]]:
     """Each record decoded, with its focus map at its mask's size and its nearness as a square, in order."""
     batches = evaluation_batches(records, size=size, batch_size=batch_size)
-    for (_, examples), (focus, depth) in one_ahead(lambda item: predict(item[0]["image"]), batches):
+    for (_, examples), (focus, depth) in one_ahead(lambda item: predict(item[0]), batches):
         focus, depth = np.asarray(focus), None if depth is None else np.asarray(depth)
         for i, example in enumerate(examples):  # what pads the last batch is dropped
             yield example, to_map(focus[i], example.mask.shape), None if depth is None else depth[i]

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import grain
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
@@ -17,6 +16,12 @@ from jaxdbd.machine.paths import as_path, is_remote, is_store_error
 from jaxdbd.training.damage import none_readable, set_aside, set_aside_without_metrics, warn, warn_damaged
 from jaxdbd.training.provenance import Provenance, check_same_shards, counts, git_revision
 
+# What a change of some fields means for a run that goes on.
+MEANINGS = {
+    "batch_size": "; the rows go on where they stood, each is seen once; the learning rate goes by updates",
+    "seed": "; the rows come in another order from here on, so some are seen twice and some not in this pass",
+    "mixture": "; the parts are counted anew from here on",
+}
 # TensorStore's names for what does not tell that an object is damaged.
 REFUSALS = (
     *("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED"),
@@ -116,16 +121,13 @@ def save(
     manager: ocp.CheckpointManager,
     step: int,
     state: Any,
-    data: grain.DatasetIterator,
+    rows: int,
     config: dict,
     metrics: dict[str, float] | None,
     origin: Provenance = Provenance({}, ""),  # noqa: B008, it cannot be changed
 ) -> None:
-    """Starts writing state, data position, config, git revision and origin under `step`, and returns meanwhile.
-
-    The data position counts batches, so it is the same for any number of processes.
-    """
-    meta = {"config": config, "git": git_revision(), "data": data.get_state(), "shards": origin.shards}
+    """Starts writing state, rows seen, config, git revision and origin under `step`, and returns meanwhile."""
+    meta = {"config": config, "git": git_revision(), "rows": rows, "shards": origin.shards}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     with store_errors(manager.directory):
         manager.save(step, args=args, metrics=metrics and {**metrics, "split": origin.evaluated}, force=True)
@@ -134,19 +136,17 @@ def save(
 def restore(
     manager: ocp.CheckpointManager,
     abstract_state: Any,
-    data: grain.DatasetIterator,
     config: dict,
     shards: Mapping[str, str] | None = None,
     accepts_rebuilt: bool = False,
-) -> Any | None:
-    """The newest checkpoint that can be read, or None where there is none; `data` is moved to where it stood.
+) -> tuple[Any, int] | None:
+    """The state of the newest checkpoint that can be read, and the row that comes next; None where there is none.
 
     One that cannot be read is passed over with a warning, and set aside so that the run can write its step again.
 
     Args:
       manager: of the run's folder.
       abstract_state: shapes, dtypes and shardings to restore to; another number of devices than before is fine.
-      data: the iterator, set to the position in the checkpoint.
       config: of this run; its `model` must be that of the checkpoint.
       shards: digests of the datasets that this run reads; those of the checkpoint must be the same.
       accepts_rebuilt: where they are not, warn and go on.
@@ -169,10 +169,9 @@ def restore(
             raise none_readable(manager.directory)
         return None
     for name, old, new in differences(meta["config"], config):
-        warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}")
+        warn(f"config.{name} has changed since checkpoint {step}: {old!r} -> {new!r}{MEANINGS.get(name, '')}")
     set_aside(manager, damaged)
-    data.set_state(meta["data"])
-    return state
+    return state, meta["rows"]
 
 
 def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.CheckpointArgs) -> Any | None:

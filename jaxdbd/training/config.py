@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from jaxdbd.errors import UserError
+from jaxdbd.input.placement import PLACES
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
@@ -22,6 +23,7 @@ from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
 from jaxdbd.weights.store import MOST_WIDE
 
 CHOICES = {
+    "photographs": PLACES,
     "encoder": ENCODERS,
     "dtype": ("float32", "bfloat16"),
     "model.srfb": SRFB_KINDS,

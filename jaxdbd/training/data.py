@@ -1,35 +1,37 @@
-"""What a run reads: the training batches of this process, and the records that it evaluates."""
+"""What a run reads: the batches that it trains on, and the records that it evaluates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import grain
-import jax
 import ml_collections
-import numpy as np
+from jax.sharding import Mesh
 
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation
+from jaxdbd.input.batches import Batch, Numbers, batches
 from jaxdbd.input.digest import shards_digest
-from jaxdbd.input.pipeline import open_parts, training_batches
-from jaxdbd.input.teacher_maps import Shapes
-from jaxdbd.input.teacher_maps import shapes as feature_shapes
+from jaxdbd.input.placement import Placed, place
+from jaxdbd.input.records import open_parts
+from jaxdbd.input.resident import longest_side
+from jaxdbd.input.stream import Stream, make_stream
+from jaxdbd.machine.parallel import cores
+from jaxdbd.training.distillation import Shapes, feature_shapes
 from jaxdbd.training.provenance import Provenance, provenance
 
 
 class Data(NamedTuple):
     """What a run reads, and for how long."""
 
-    batches: grain.DatasetIterator  # of this process's share
+    placed: Placed  # the photographs
+    stream: Stream  # the order of its rows
     held_out: dict[str, Sequence[dict]]  # records that are evaluated, by dataset; none without an eval_split
-    distils: bool  # whether the loss has depth terms
     features: Shapes  # of the teacher's feature maps that the loss has terms for
     updates: int  # of the optimizer, over the whole run
     provenance: Provenance
 
 
 def open_data(config: ml_collections.ConfigDict) -> Data:
-    """The training batches of this process's share, and the records to evaluate.
+    """The photographs to train on and their order, and the records to evaluate.
 
     Raises UserError for a dataset that is not there, or one without depth or features where the loss asks for them.
     """
@@ -49,27 +51,26 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
         )
     if config.mixture and len(config.mixture) != len(parts):
         raise UserError(f"config.mixture: {len(config.mixture)} shares for the {len(parts)} parts of {config.dataset}")
-    count = sum(map(len, parts))
-    batches = training_batches(
-        parts,
-        size=config.size,
-        batch_size=config.batch_size // config.accumulate // jax.process_count(),
-        seed=config.seed,
-        augmentation=Augmentation(**config.augment),
-        mixture=config.mixture,
-        features=features,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    updates = config.steps or max(config.epochs * count // config.batch_size, 1)
+    maps = [*(["depth"] if distils else []), *features]
+    placed = place(parts, longest_side(config.size), maps, config.photographs)
+    counts = [len(records) for records in parts]
+    updates = config.steps or max(config.epochs * sum(counts) // config.batch_size, 1)
     shards = dict(zip(config.dataset.split("+"), map(shards_digest, parts), strict=True))
-    return Data(batches, held_out, distils, features, updates, provenance(config.dataset, config.eval_split, shards))
+    origin = provenance(config.dataset, config.eval_split, shards)
+    return Data(placed, make_stream(counts, config.mixture, config.seed), held_out, features, updates, origin)
 
 
-def next_batch(data: Data) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The arrays that a step takes, and the ids of their images."""
-    batch = next(data.batches)
-    ids = batch.pop("id")
-    if not data.distils:
-        batch.pop("depth", None)
-    return batch, ids
+def batches_from(
+    data: Data, first: int, config: ml_collections.ConfigDict, mesh: Mesh
+) -> Iterator[tuple[Batch, Numbers]]:
+    """The batches of a run from its row `first` on, each with the numbers of this process's photographs in it."""
+    return batches(
+        data.placed,
+        data.stream,
+        first=first,
+        size=config.size,
+        augmentation=Augmentation(**config.augment),
+        batch_size=config.batch_size // config.accumulate,
+        mesh=mesh,
+        workers=config.input_workers or cores(),
+    )

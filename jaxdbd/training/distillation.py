@@ -13,12 +13,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxdbd.input.teacher_maps import Shapes, tap_of
-from jaxdbd.network.encoders import ENCODERS
+from jaxdbd.errors import UserError
+from jaxdbd.input.records import FEATURES
+from jaxdbd.network.encoders import ENCODERS, STRIDES
 from jaxdbd.training.losses import PerImage, mean_over
 
 ADAPTERS = "adapters"  # their place among the parameters
 Params = dict[str, Any]
+Shapes = Mapping[str, tuple[int, int, int]]  # height, width and channels of the teacher's feature maps, by their names
+
+
+def tap_of(name: str) -> int:
+    """Which of an encoder's taps has the stride of the feature maps `name`, from 0 on."""
+    return STRIDES.index(int(name.removeprefix(FEATURES)))
+
+
+def feature_shapes(parts: Sequence[Sequence[dict]]) -> Shapes:
+    """The feature maps that records of the parts of a mixture hold; {} without any.
+
+    Parts may lack them. Raises UserError where two have other ones.
+    """
+    found = [{n: a.shape for n, a in records[0].items() if n.startswith(FEATURES)} for records in parts]
+    different = [each for each in found if each]
+    if any(each != different[0] for each in different):
+        raise UserError("the parts of config.dataset hold features of different teachers: build them with the same one")
+    return different[0] if different else {}
 
 
 def make_adapters(features: Shapes, encoder: str, seed: int) -> dict[str, Float[Array, "_ _"]]:

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, UInt8
 
 from jaxdbd import weights
 from jaxdbd.inference import Prediction
+from jaxdbd.input.evaluation import MOST_SHOWN, evaluation_batches
 from jaxdbd.input.geometry import to_size
-from jaxdbd.input.pipeline import MOST_SHOWN, evaluation_batches, reduced
+from jaxdbd.input.records import reduced
 from jaxdbd.photographs.panels import example_panel
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training.logs import RunLog
@@ -39,8 +40,8 @@ def evaluate(
         scores |= {f"{name}/{m}": value for name, s in each.items() for m, value in s.items()}
     shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
     examples, predictions = [], []
-    for batch, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
-        focus, depth = jax.device_get(predict(batch["image"]))
+    for images, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
+        focus, depth = jax.device_get(predict(images))
         rows = [reduced(example, MOST_SHOWN) for example in rows]
         for i, example in enumerate(rows):
             shape = example.mask.shape

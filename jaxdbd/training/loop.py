@@ -27,7 +27,7 @@ from jaxdbd.machine.spool import Spool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
-from jaxdbd.training.data import Data, next_batch, open_data
+from jaxdbd.training.data import Data, batches_from, open_data
 from jaxdbd.training.distillation import Params, make_adapters, with_adapters
 from jaxdbd.training.keeper import Keeper, Maps, evaluate
 from jaxdbd.training.lock import sole_run
@@ -58,6 +58,7 @@ class Run(NamedTuple):
     steps: Steps
     state: TrainState
     start: int  # the step that `state` stands at
+    first: int  # the row that comes next
     last: int
     profiled: range  # steps that are traced
     profile_folder: Path
@@ -151,7 +152,8 @@ def make_keeper(
             weights.save(path, model, variables, dataset=dataset, license=config.license, threshold=threshold)
 
     def save_checkpoint(step, state, scores):
-        checkpoint.save(manager, step, state, run.data.batches, config.to_dict(), scores, run.data.provenance)
+        rows = run.first + (step - run.start) * (config.batch_size // config.accumulate)
+        checkpoint.save(manager, step, state, rows, config.to_dict(), scores, run.data.provenance)
 
     return Keeper(
         best=checkpoint.best_mae(manager, run.data.provenance.evaluated),
@@ -209,15 +211,14 @@ def _train(config: ml_collections.ConfigDict, workdir: epath.Path, profile: bool
     origin = data.provenance
     manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints, origin.evaluated)
     # A checkpoint in the workdir comes before anything that the config says about a start.
-    state = checkpoint.restore(
-        manager, steps.abstract_state, data.batches, config.to_dict(), origin.shards, accepts_rebuilt
-    )
+    restored = checkpoint.restore(manager, steps.abstract_state, config.to_dict(), origin.shards, accepts_rebuilt)
+    state, first = restored or (None, 0)
     if state is None:
         variables = initial_variables(model, config.seed, config.encoder_init, config.init_from)
         state = steps.make_state(with_adapters(variables, jax.device_get(adapters)))
     start = int(state.step)
     profiled = profiled_steps(profile, start, last)
-    run = Run(mesh, data, steps, state, start, last, profiled, spool.folder / "profile")
+    run = Run(mesh, data, steps, state, start, first, last, profiled, spool.folder / "profile")
     if jax.process_index() == 0:
         write_whole(spool.folder / "config.json", config.to_json_best_effort(indent=2) + "\n")
 
@@ -239,16 +240,17 @@ def run_steps(
 ) -> tuple[int, int]:
     """Takes the steps of a run, to its last or until told to stop; returns the last step taken, and the signal or 0."""
     state, log, rate = run.state, keeper.log, Rate()
+    feed = batches_from(run.data, run.first, config, run.mesh)
     schedule = learning_rate(config, run.data.updates)
     pending, stopped_by = None, 0
     for step in range(run.start + 1, run.last + 1):
-        batch, ids = next_batch(run.data)
+        batch, numbers = next(feed)
         if step in run.profiled[:1]:
             jax.profiler.start_trace(run.profile_folder)
-        state, metrics = run.steps.train(state, sharding.local_rows_to_devices(batch, run.mesh))
+        state, metrics = run.steps.train(state, batch)
         # Read one step late: the device works on this step while the host reads the one before.
         wait_for_finite_metrics(pending)
-        pending = Pending(step, metrics, ids)
+        pending = Pending(step, metrics, partial(map, run.data.placed.ids, numbers))
         rate.count(config.batch_size // config.accumulate)
         log.advance(step)
         if step == run.start + 1:

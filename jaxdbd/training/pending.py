@@ -1,6 +1,6 @@
 """A step that was dispatched, and whose metrics are read while the device works on the next."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ class Pending(NamedTuple):
 
     step: int
     metrics: Metrics
-    ids: Sequence[str]  # of its images
+    ids: Callable[[], Iterable[str]]  # of its images
 
 
 def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
@@ -28,7 +28,7 @@ def wait_for_finite_metrics(pending: Pending | None) -> dict[str, float]:
     if not np.isfinite(list(metrics.values())).all():
         values = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
         raise UserError(
-            f"step {pending.step}: not finite ({values}) on images {', '.join(pending.ids)}; the last checkpoint is "
+            f"step {pending.step}: not finite ({values}) on images {', '.join(pending.ids())}; the last checkpoint is "
             "untouched: lower config.learning_rate, or set config.clip_norm, and start again"
         )
     return metrics

@@ -61,11 +61,11 @@ def train_step(
     ema_decay: float = 0.0,
     accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """One step on a batch of the input pipeline; returns the new state, and the loss, its terms and gradient norm.
+    """One step on a batch; returns the new state, and the loss, its terms and gradient norm.
 
     Args:
       state: before the step.
-      batch: of `training_batches`, without `id`; without `depth`, nothing is distilled.
+      batch: of `input.batches`; without `depth`, nothing is distilled.
       model: the network.
       tx: the optimizer.
       loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).

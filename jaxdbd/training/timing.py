@@ -3,7 +3,7 @@
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,10 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.inference import probability_and_nearness
 from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.pipeline import training_batches
+from jaxdbd.input.batches import Batch, Numbers, batches
+from jaxdbd.input.placement import place
+from jaxdbd.input.resident import longest_side
+from jaxdbd.input.stream import make_stream
 from jaxdbd.machine.parallel import most_resident
 from jaxdbd.machine.profile import seconds_by_kind
 from jaxdbd.network.encoders import ENCODERS
@@ -26,6 +29,7 @@ from jaxdbd.training.loop import compile_steps
 
 ARCHS = {"lite": "lite0", **{name: name for name in ENCODERS}}
 PHOTO = (427, 640)  # height and width of CUHK's median photograph
+PHOTOGRAPHS = 64  # that are made up
 
 
 def photographs(count: int) -> list[dict]:
@@ -45,6 +49,21 @@ def photographs(count: int) -> list[dict]:
         record = {"id": f"made_up{i}", "image": encode(image, "JPEG", quality=90), "mask": encode(mask, "PNG")}
         made.append({**record, "depth": rng.random((224, 224, 1)).astype(np.float16)})
     return made
+
+
+def made_up_batches(size: int, batch_size: int, augmentation: Augmentation) -> Iterator[tuple[Batch, Numbers]]:
+    """Endless batches of made-up photographs for the first device, as a training gets them."""
+    placed = place([photographs(PHOTOGRAPHS)], longest_side(size), ["depth"], "auto")
+    return batches(
+        placed,
+        make_stream([PHOTOGRAPHS], None, seed=0),
+        first=0,
+        size=size,
+        augmentation=augmentation,
+        batch_size=batch_size,
+        mesh=make_mesh(jax.devices()[:1]),
+        workers=0,
+    )
 
 
 def made_up_network(
@@ -108,9 +127,7 @@ def program_and_call(
 
     The program is the network without a `config`, and a training step by it otherwise.
     """
-    rows = next(feed)
-    rows.pop("id")
-    rows = {k: jnp.asarray(v) for k, v in rows.items()}
+    rows, _ = next(feed)
     if config is None:
         program, seconds = compile_timed(jax.jit(partial(probability_and_nearness, model)), variables, rows["image"])
         return program, seconds, lambda: program(variables, rows["image"])
@@ -121,11 +138,7 @@ def program_and_call(
 
     def call():
         nonlocal state
-        fed = rows
-        if mode == "loop":
-            fed = next(feed)
-            fed.pop("id")
-        state, metrics = program(state, fed)
+        state, metrics = program(state, next(feed)[0] if mode == "loop" else rows)
         return metrics
 
     return program, seconds, call
@@ -148,10 +161,10 @@ def measure(
     `operations` also the milliseconds per image in each kind of operation.
     """
     augmentation = Augmentation(**config.augment) if config else Augmentation()
-    feed = training_batches([photographs(64)], size=size, batch_size=batch, seed=0, augmentation=augmentation)
+    feed = made_up_batches(size, batch, augmentation)
     figures = {"arch": arch, "size": size, "batch": batch, "mode": mode}
     if mode == "input":
-        times = seconds_per_call(lambda: next(feed)["image"], max(repeats, 200 // batch))
+        times = seconds_per_call(lambda: next(feed)[0]["image"], max(repeats, 200 // batch))
     else:
         program, compile_seconds, call = program_and_call(model, variables, mode, feed, config)
         times = seconds_per_call(call, repeats)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxdbd import weights
 from jaxdbd.__main__ import main
-from jaxdbd.input import pipeline
+from jaxdbd.commands import evaluate
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.scoring.maps import SCALES, focus_maps, focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh
@@ -70,7 +70,7 @@ def weights_file(network, tmp_path_factory) -> Path:
 def built(monkeypatch) -> list[dict]:
     """Five records in place of a dataset built on disk."""
     records = make_records(5)
-    monkeypatch.setattr(pipeline, "open_split", lambda dataset, split, data_dir, cache_dir: records)
+    monkeypatch.setattr(evaluate, "open_split", lambda dataset, split, data_dir, cache_dir: records)
     return records
 
 

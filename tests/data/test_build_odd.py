@@ -22,7 +22,7 @@ from odd_masks import MASKS, NO_MASKS
 
 from data import build, sources, textures
 from jaxdbd.errors import UserError
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.photographs.photos import read_photograph
 
 

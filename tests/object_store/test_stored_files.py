@@ -16,7 +16,7 @@ from object_store.objects import BUILD, names, one_line, remove
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.input import shards
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.machine import files, transfer
 from jaxdbd.machine.paths import as_path, filesystem
 from jaxdbd.machine.spool import Spool

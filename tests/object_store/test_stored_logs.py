@@ -76,15 +76,15 @@ def test_a_damaged_checkpoint_is_passed_over_and_can_be_written_again(store, how
     else:  # what a kill leaves
         remove(f"{folder}/3/commit_success.txt")
     capfd.readouterr()
-    state, data = read(folder)
+    state, rows = read(folder)
     assert int(state["step"]) == 2
-    assert data.get_state() == {"next_index": 2}
+    assert rows == 16
     warnings = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning: ")]
     if how != "not committed":
         assert len(warnings) == 1
         assert warnings[0].startswith(f"warning: checkpoint {folder}/3 is damaged, passed over")
     write(folder, (3,))
-    state, data = read(folder)
+    state, _ = read(folder)
     assert int(state["step"]) == 3
 
 

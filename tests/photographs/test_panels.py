@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxdbd.inference import Prediction
-from jaxdbd.input.pipeline import Example
+from jaxdbd.input.records import Example
 from jaxdbd.photographs.overlay import depth_colors
 from jaxdbd.photographs.panels import example_panel, gray, panel
 

@@ -5,7 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,27 +28,21 @@ def make_state(step: int) -> dict:
     return {"step": jnp.int32(step), "params": {"kernel": jnp.full((4, 3), float(step))}}
 
 
-def make_data():
-    return iter(grain.MapDataset.range(100).seed(0).shuffle().batch(2).to_iter_dataset())
-
-
 def write(folder: Path, steps=(1, 2, 3), keep=10, maes=None) -> None:
-    """A run that saved after each of `steps`."""
-    manager, data = checkpoint.open_manager(folder, keep), make_data()
-    for step in range(1, max(steps) + 1):
-        next(data)
-        if step in steps:
-            scores = {"mae": maes[step], "f": 0.5} if maes and step in maes else None
-            checkpoint.save(manager, step, make_state(step), data, CONFIG, scores)
+    """A run that saved after each of `steps`, of eight rows each."""
+    manager = checkpoint.open_manager(folder, keep)
+    for step in steps:
+        scores = {"mae": maes[step], "f": 0.5} if maes and step in maes else None
+        checkpoint.save(manager, step, make_state(step), 8 * step, CONFIG, scores)
     manager.close()
 
 
 def read(folder: Path, config=CONFIG):
-    manager, data = checkpoint.open_manager(folder, 10), make_data()
+    manager = checkpoint.open_manager(folder, 10)
     shapes = jax.eval_shape(lambda: make_state(0))
     placement = sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False)
     try:
-        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), data, config), data
+        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), config) or (None, 0)
     finally:
         manager.close()
 
@@ -74,12 +67,10 @@ def damage(folder: Path, how: str) -> None:
 
 def test_newest_comes_back_with_its_place_in_the_data(tmp_path):
     write(tmp_path)
-    state, data = read(tmp_path)
+    state, rows = read(tmp_path)
     assert int(state["step"]) == 3
     np.testing.assert_array_equal(state["params"]["kernel"], np.full((4, 3), 3.0))
-    whole = make_data()
-    fourth = [next(whole) for _ in range(4)][-1]
-    np.testing.assert_array_equal(next(data), fourth)
+    assert rows == 24
 
 
 def test_nothing_there(tmp_path):
@@ -105,15 +96,15 @@ def test_says_what_it_was_made_from(tmp_path):
 def test_damaged_is_passed_over(tmp_path, how, capfd):
     write(tmp_path)
     damage(tmp_path / "3", how)
-    state, data = read(tmp_path)
+    state, rows = read(tmp_path)
     assert int(state["step"]) == 2
-    assert data.get_state() == {"next_index": 2}
+    assert rows == 16
     warning = capfd.readouterr().err.strip()
     assert warning.startswith(f"warning: checkpoint {tmp_path}/3 is damaged, passed over")
     assert "\n" not in warning
     # Its step can be written again, and is what comes back then.
     manager = checkpoint.open_manager(tmp_path, 10)
-    checkpoint.save(manager, 3, make_state(3), data, CONFIG, None)
+    checkpoint.save(manager, 3, make_state(3), 24, CONFIG, None)
     manager.close()
     assert int(read(tmp_path)[0]["step"]) == 3
     assert (tmp_path / "damaged_3").is_dir()

@@ -25,7 +25,7 @@ from data import build
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import probability_and_nearness
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.network.model import DepthDistilledDBD, Output
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import make_model, train

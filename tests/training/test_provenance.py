@@ -8,14 +8,14 @@ import jax
 import pytest
 import tiny
 from drawn_network import drawn
-from test_checkpoint import CONFIG, make_data, make_state
+from test_checkpoint import CONFIG, make_state
 
 from data import build
 from jaxdbd import sharding, weights
 from jaxdbd.errors import UserError
 from jaxdbd.input import digest
 from jaxdbd.input.digest import shards_digest
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.training import checkpoint
 from jaxdbd.training.loop import make_model, train
 from jaxdbd.training.provenance import Provenance, check_same_shards, provenance
@@ -90,7 +90,7 @@ def test_only_datasets_that_both_have_are_compared(capsys):
 def write(folder: Path, step: int, mae: float | None, origin: Provenance) -> None:
     manager = checkpoint.open_manager(folder, 1, origin.evaluated)
     scores = None if mae is None else {"mae": mae}
-    checkpoint.save(manager, step, make_state(step), make_data(), CONFIG, scores, origin)
+    checkpoint.save(manager, step, make_state(step), 8, CONFIG, scores, origin)
     manager.close()
 
 
@@ -131,11 +131,11 @@ def test_a_checkpoint_says_which_shards_it_was_trained_on(tmp_path):
     target = checkpoint.abstract(shapes, sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False))
     manager = checkpoint.open_manager(tmp_path, 1)
     try:
-        state = checkpoint.restore(manager, target, make_data(), CONFIG, {"dbd/x": "1"})
+        state, _ = checkpoint.restore(manager, target, CONFIG, {"dbd/x": "1"})
         assert int(state["step"]) == 1
         with pytest.raises(UserError, match="dbd/x: built anew"):
-            checkpoint.restore(manager, target, make_data(), CONFIG, {"dbd/x": "2"})
-        assert checkpoint.restore(manager, target, make_data(), CONFIG, {"dbd/x": "2"}, True) is not None
+            checkpoint.restore(manager, target, CONFIG, {"dbd/x": "2"})
+        assert checkpoint.restore(manager, target, CONFIG, {"dbd/x": "2"}, True) is not None
     finally:
         manager.close()
 

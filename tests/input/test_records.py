@@ -1,20 +1,16 @@
-"""Batches: what is in them, their order, exact resume, shares of processes, padding, and errors."""
+"""Records of a built dataset: opened, decoded, and the batches of whole photographs that evaluation sees."""
 
 import io
 
 import numpy as np
 import pytest
+from made_up_records import encode
 from PIL import Image
 
 from jaxdbd.errors import UserError
-from jaxdbd.input.augment import Augmentation
-from jaxdbd.input.pipeline import decode, decode_reduced, evaluation_batches, open_split, training_batches
-
-
-def encode(array, kind):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind)
-    return buffer.getvalue()
+from jaxdbd.input import records as records_module
+from jaxdbd.input.evaluation import evaluation_batches
+from jaxdbd.input.records import decode, decode_reduced, open_parts, open_split
 
 
 @pytest.fixture(scope="module")
@@ -32,42 +28,6 @@ def records():
     return made
 
 
-def batches(records, **changes):
-    settings = {"size": 32, "batch_size": 4, "seed": 1, "augmentation": Augmentation(jpeg=0.5, noise=3.0, pasted=0.5)}
-    return training_batches([records], **{**settings, **changes})
-
-
-def same(a, b):
-    assert a["id"] == b["id"]
-    for key in ("image", "mask", "depth"):
-        np.testing.assert_array_equal(a[key], b[key])
-
-
-def test_a_batch_is_what_the_training_step_expects(records):
-    batch = next(batches(records, augmentation=Augmentation()))
-    assert {k: (v.shape, v.dtype.name) for k, v in batch.items() if k != "id"} == {
-        "image": ((4, 32, 32, 3), "uint8"),
-        "mask": ((4, 32, 32, 1), "uint8"),
-        "depth": ((4, 32, 32, 1), "float16"),
-    }
-    for name, depth in zip(batch["id"], batch["depth"], strict=True):
-        np.testing.assert_allclose(depth, int(name[1:]) / 10, atol=1e-3)
-
-
-def test_every_pass_shows_every_photograph_once_in_another_order(records):
-    stream = batches(records, batch_size=5)
-    first, second = ([*next(stream)["id"], *next(stream)["id"]] for _ in range(2))
-    assert sorted(first) == sorted(second) == [f"p{i}" for i in range(10)]
-    assert first != second
-
-
-def test_the_seed_and_nothing_else_decides(records):
-    a, b = batches(records), batches(records)
-    for _ in range(6):
-        same(next(a), next(b))
-    assert next(batches(records, seed=2))["id"] != next(batches(records))["id"]
-
-
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_images_are_decoded_as_pillow_does(kind):
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)).resize((90, 60))
@@ -83,44 +43,11 @@ def test_images_are_decoded_as_pillow_does(kind):
         decode({**record, "image": record["image"][:20]})
 
 
-def test_a_share_of_photographs_gets_the_focus_of_another(records):
-    def share_in_focus(pasted):
-        whole = Augmentation(min_area=1.0, max_aspect=1.0, pasted=pasted)
-        batch = next(batches(records, batch_size=10, augmentation=whole))
-        return {name: mask.mean() / 255 for name, mask in zip(batch["id"], batch["mask"], strict=True)}
-
-    before, after = share_in_focus(0.0), share_in_focus(1.0)
-    assert all(after[name] >= before[name] - 0.02 for name in before)
-    assert sum(after.values()) > sum(before.values()) + 1
-
-
-def test_a_restored_iterator_goes_on_where_it_stood(records):
-    stream = batches(records)
-    for _ in range(3):
-        next(stream)
-    state = stream.get_state()
-    expected = [next(stream) for _ in range(4)]
-    resumed = batches(records)
-    resumed.set_state(state)
-    for batch in expected:
-        same(next(resumed), batch)
-
-
-def test_processes_share_the_rows_of_one_process(records):
-    whole = batches(records, batch_size=4)
-    parts = [batches(records, batch_size=2, process_index=i, process_count=2) for i in range(2)]
-    for _ in range(4):
-        batch, pieces = next(whole), [next(p) for p in parts]
-        for i, piece in enumerate(pieces):
-            assert piece["id"] == batch["id"][i::2]
-            np.testing.assert_array_equal(piece["image"], batch["image"][i::2])
-
-
 def test_evaluation_shows_each_once_in_order_and_pads_the_last_batch(records):
     made = list(evaluation_batches(records, size=32, batch_size=4))
     assert [e.id for _, examples in made for e in examples] == [f"p{i}" for i in range(10)]
     assert [len(examples) for _, examples in made] == [4, 4, 2]
-    assert made[-1][0]["image"].shape == (4, 32, 32, 3)
+    assert made[-1][0].shape == (4, 32, 32, 3)
 
 
 def test_decoding_gives_the_arrays_that_were_stored(records):
@@ -149,3 +76,16 @@ def test_a_dataset_that_is_not_built_is_one_line_with_the_remedy(tmp_path):
     ) as error:
         open_split("dbd/cuhk", "train", str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_parts_and_splits_belong_together(monkeypatch):
+    monkeypatch.setattr(records_module, "open_split", lambda name, split, *_: [{"of": f"{name} {split}"}])
+
+    def opened(*arguments):
+        return [records[0]["of"] for records in open_parts(*arguments)]
+
+    assert opened("dbd/a", "train+test") == ["dbd/a train+test"]  # TFDS's own +
+    assert opened("dbd/a+dbd/b", "train") == ["dbd/a train", "dbd/b train"]
+    assert opened("dbd/a+dbd/b", "train[60:]+test") == ["dbd/a train[60:]", "dbd/b test"]
+    with pytest.raises(UserError, match=r"2 parts and 'a\+b\+c' 3"):
+        open_parts("dbd/a+dbd/b", "a+b+c")
