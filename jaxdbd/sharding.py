@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxdbd import peers
 from jaxdbd.errors import UserError
 
-# Smaller leaves cost more to gather than they save.
+# Shorter vectors cost more to gather than they save.
 FSDP_MIN_SIZE = 2**16
 
 
@@ -52,8 +52,8 @@ def make_mesh(devices: list | None = None) -> Mesh:
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch spread over the devices."""
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """The first axis, such as the rows of a batch, spread over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
@@ -63,18 +63,14 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh | AbstractMesh, state: Any, fsdp: bool) -> Any:
-    """A sharding for every leaf: a copy on each device, or, with `fsdp`, large leaves cut along their longest axis.
+    """A sharding for every leaf: a copy on each device, or, with `fsdp`, long vectors cut into equal parts.
 
-    `state` may be shapes only. An axis is cut where the number of devices divides it.
+    `state` may be shapes only. The number of devices must divide the vectors' lengths.
     """
 
     def place(leaf):
-        if fsdp and leaf.size >= FSDP_MIN_SIZE:
-            axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
-            if axes:
-                longest = max(axes, key=lambda i: leaf.shape[i])
-                return NamedSharding(mesh, PartitionSpec(*([None] * longest), "data"))
-        return replicated(mesh)
+        long = leaf.ndim == 1 and leaf.size >= FSDP_MIN_SIZE
+        return batch_sharding(mesh) if fsdp and long else replicated(mesh)
 
     return jax.tree.map(place, state)
 

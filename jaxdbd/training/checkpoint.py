@@ -3,18 +3,20 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path, is_remote, is_store_error
 from jaxdbd.training.damage import none_readable, set_aside, set_aside_without_metrics, warn, warn_damaged
 from jaxdbd.training.provenance import Provenance, check_same_shards, counts, git_revision
+from jaxdbd.training.vectors import Layout
 
 # What a change of some fields means for a run that goes on.
 MEANINGS = {
@@ -122,12 +124,13 @@ def save(
     step: int,
     state: Any,
     rows: int,
+    layout: Layout,
     config: dict,
     metrics: dict[str, float] | None,
     origin: Provenance = Provenance({}, ""),  # noqa: B008, it cannot be changed
 ) -> None:
-    """Starts writing state, rows seen, config, git revision and origin under `step`, and returns meanwhile."""
-    meta = {"config": config, "git": git_revision(), "rows": rows, "shards": origin.shards}
+    """Starts writing state, layout, rows seen, config, git revision and origin under `step`, and returns meanwhile."""
+    meta = {"config": config, "layout": layout, "git": git_revision(), "rows": rows, "shards": origin.shards}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     with store_errors(manager.directory):
         manager.save(step, args=args, metrics=metrics and {**metrics, "split": origin.evaluated}, force=True)
@@ -136,6 +139,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager,
     abstract_state: Any,
+    layout: Layout,
     config: dict,
     shards: Mapping[str, str] | None = None,
     accepts_rebuilt: bool = False,
@@ -147,6 +151,7 @@ def restore(
     Args:
       manager: of the run's folder.
       abstract_state: shapes, dtypes and shardings to restore to; another number of devices than before is fine.
+      layout: of the state's vectors; that of the checkpoint must be the same.
       config: of this run; its `model` must be that of the checkpoint.
       shards: digests of the datasets that this run reads; those of the checkpoint must be the same.
       accepts_rebuilt: where they are not, warn and go on.
@@ -160,6 +165,7 @@ def restore(
         if meta is not None:
             check_same_run(manager.directory, meta["config"], config)
             check_same_shards(manager.directory, step, meta.get("shards"), shards or {}, accepts_rebuilt)
+            check_same_layout(manager.directory, meta.get("layout"), layout)
             state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
             if state is not None:
                 break
@@ -205,6 +211,16 @@ def check_same_run(folder: os.PathLike, saved: dict, current: dict) -> None:
     ]
     if differing:
         raise UserError(f"{folder} holds another network or optimizer ({', '.join(differing)}): take another --workdir")
+
+
+def check_same_layout(folder: os.PathLike, saved: dict[str, Sequence] | None, current: Layout) -> None:
+    """Raises UserError where another version of the code wrote a state, whose numbers would be taken for others."""
+    # Through JSON, as the saved one went: tuples became lists.
+    if saved != json.loads(json.dumps(current)):
+        raise UserError(
+            f"{folder} holds the state of another version of jaxdbd: take another --workdir, and to go on from its "
+            f"weights --config.init_from={epath.Path(folder).parent / 'weights.safetensors'}"
+        )
 
 
 def differences(saved: Any, current: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -20,6 +20,7 @@ from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
 from jaxdbd.ranges import check_within
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
+from jaxdbd.training.vectors import VECTOR_MULTIPLE
 from jaxdbd.weights.store import MOST_WIDE
 
 CHOICES = {
@@ -173,6 +174,11 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
         raise UserError(
             f"config.batch_size: {config.batch_size} is not a multiple of the {devices} devices"
             f" x config.accumulate={config.accumulate}"
+        )
+    if config.fsdp and VECTOR_MULTIPLE % devices:
+        raise UserError(
+            f"config.fsdp: {devices} devices cannot share the state in equal parts: take a power of two, or 3, 5, 9, 15"
+            " or 45 times one"
         )
 
 

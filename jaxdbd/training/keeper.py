@@ -15,7 +15,7 @@ from jaxdbd.input.records import reduced
 from jaxdbd.photographs.panels import example_panel
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training.logs import RunLog
-from jaxdbd.training.step import TrainState, evaluation_variables
+from jaxdbd.training.step import TrainState
 
 Maps = Float[Array, "b s s"]
 
@@ -56,7 +56,7 @@ class Keeper:
     """Evaluates a run, and keeps its best weights and its checkpoints on disk."""
 
     best: float  # the least evaluation MAE so far
-    gather: Callable[[weights.Variables], weights.Variables]  # a whole copy on every device
+    variables_of: Callable[[TrainState], weights.Variables]  # what of a state is evaluated and shipped, on the host
     evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]] | None
     save_weights: Callable[[weights.Variables, float], None]  # variables and threshold
     save_checkpoint: Callable[[int, TrainState, dict[str, float] | None], None]
@@ -66,7 +66,7 @@ class Keeper:
         """Starts a checkpoint, after an evaluation if `evaluates`. Without held-out records the newest weights stay."""
         scores = None
         if evaluates and self.evaluate is not None:
-            variables = self.gather(evaluation_variables(state))
+            variables = self.variables_of(state)
             scores, panel = self.evaluate(variables)
             self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
             self.log.image(step, "eval/panel", panel)
@@ -76,6 +76,6 @@ class Keeper:
                 self.best = scores["mae"]
                 self.save_weights(variables, scores["threshold"])
         elif self.evaluate is None:
-            self.save_weights(self.gather(evaluation_variables(state)), 0.5)
+            self.save_weights(self.variables_of(state), 0.5)
         self.log.publish(wait=True)  # a run that goes on from this checkpoint finds the curves up to it
         self.save_checkpoint(step, state, scores)

@@ -28,15 +28,16 @@ from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, batches_from, open_data
-from jaxdbd.training.distillation import Params, make_adapters, with_adapters
+from jaxdbd.training.distillation import Params, make_adapters, with_adapters, without_adapters
 from jaxdbd.training.keeper import Keeper, Maps, evaluate
 from jaxdbd.training.lock import sole_run
 from jaxdbd.training.logs import Rate, RunLog, device_memory
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
 from jaxdbd.training.pending import Pending, wait_for_finite_metrics
-from jaxdbd.training.step import Metrics, TrainState, create_state, train_step
+from jaxdbd.training.step import Metrics, TrainState, batch_loss, create_state, evaluated, train_step
 from jaxdbd.training.stopping import stop_notices
+from jaxdbd.training.vectors import Layout, make_layout, to_tree
 
 PROFILE_AFTER, PROFILE_STEPS = 5, 5  # the first steps compile and fill buffers
 
@@ -44,6 +45,7 @@ PROFILE_AFTER, PROFILE_STEPS = 5, 5  # the first steps compile and fill buffers
 class Steps(NamedTuple):
     """The compiled functions of a run, each for the whole mesh."""
 
+    layout: Layout  # of the state's vectors
     make_state: Callable[[weights.Variables], TrainState]
     abstract_state: TrainState  # shapes, dtypes and shardings of the state
     train: Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
@@ -101,26 +103,30 @@ def compile_steps(
         clip_norm=config.clip_norm,
         accumulate=config.accumulate,
     )
-    make_state = partial(create_state, tx=tx, ema=config.ema_decay > 0)
-    shapes = jax.eval_shape(make_state, with_adapters(weights.shapes(model), adapters))
+    variables = with_adapters(weights.shapes(model), adapters)
+    layout = make_layout(variables)
+    make_state = partial(create_state, layout=layout, tx=tx, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(make_state, variables)
     placement = sharding.state_sharding(mesh, shapes, config.fsdp)
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    joint = partial(
+        joint_loss,
+        focus_loss=config.focus_loss,
+        depth_loss=config.depth_loss,
+        side_weights=tuple(config.side_weights),
+    )
+    loss = partial(batch_loss, model=model, loss=joint, gamma=config.gamma, feature_weight=config.feature_weight)
     step = partial(
         train_step,
-        model=model,
+        loss=loss,
+        layout=layout,
         tx=tx,
-        loss=partial(
-            joint_loss,
-            focus_loss=config.focus_loss,
-            depth_loss=config.depth_loss,
-            side_weights=tuple(config.side_weights),
-        ),
-        gamma=config.gamma,
-        feature_weight=config.feature_weight,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
+        whole=whole,
     )
-    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     return Steps(
+        layout,
         jax.jit(make_state, out_shardings=placement),
         checkpoint.abstract(shapes, placement),
         jax.jit(step, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, whole)),
@@ -140,11 +146,18 @@ def make_keeper(
     batch_size = -(-config.eval_batch_size // run.mesh.size) * run.mesh.size
     held_out = run.data.held_out
 
+    gather = sharding.gather(run.mesh)
+
+    def variables_of(state):
+        vectors = jax.device_get(gather(evaluated(state)))
+        return without_adapters(to_tree(run.steps.layout, vectors))
+
     def predict(variables, images):
         return run.steps.predict(variables, sharding.all_rows_to_devices(images, run.mesh))
 
     def evaluate_all(variables):
-        return evaluate(partial(predict, variables), held_out, config.size, batch_size)
+        placed = jax.device_put(variables, sharding.replicated(run.mesh))
+        return evaluate(partial(predict, placed), held_out, config.size, batch_size)
 
     def save_weights(variables, threshold):
         if jax.process_index() == 0:
@@ -153,11 +166,12 @@ def make_keeper(
 
     def save_checkpoint(step, state, scores):
         rows = run.first + (step - run.start) * (config.batch_size // config.accumulate)
-        checkpoint.save(manager, step, state, rows, config.to_dict(), scores, run.data.provenance)
+        layout, origin = run.steps.layout, run.data.provenance
+        checkpoint.save(manager, step, state, rows, layout, config.to_dict(), scores, origin)
 
     return Keeper(
         best=checkpoint.best_mae(manager, run.data.provenance.evaluated),
-        gather=sharding.gather(run.mesh),
+        variables_of=variables_of,
         evaluate=evaluate_all if len(held_out) else None,
         save_weights=save_weights,
         save_checkpoint=save_checkpoint,
@@ -211,7 +225,9 @@ def _train(config: ml_collections.ConfigDict, workdir: epath.Path, profile: bool
     origin = data.provenance
     manager = checkpoint.open_manager(workdir / "checkpoints", config.keep_checkpoints, origin.evaluated)
     # A checkpoint in the workdir comes before anything that the config says about a start.
-    restored = checkpoint.restore(manager, steps.abstract_state, config.to_dict(), origin.shards, accepts_rebuilt)
+    restored = checkpoint.restore(
+        manager, steps.abstract_state, steps.layout, config.to_dict(), origin.shards, accepts_rebuilt
+    )
     state, first = restored or (None, 0)
     if state is None:
         variables = initial_variables(model, config.seed, config.encoder_init, config.init_from)

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from jaxdbd.errors import UserError
+from jaxdbd.training.vectors import Vectors
 
 # (peak, steps) -> the learning rate after warm-up.
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
@@ -36,14 +36,14 @@ def make_schedule(kind: str, *, peak: float, steps: int, warmup_steps: int) -> o
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
 
 
-def is_decayed(params: Any) -> Any:
-    """Which parameters weight decay pulls on: convolution and dense kernels, not biases nor BatchNorm."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def is_decayed(params: Vectors) -> dict[str, bool]:
+    """Which vectors weight decay pulls on: convolution and dense kernels, not biases nor BatchNorm."""
+    return {group: group.endswith("_kernels") for group in params}
 
 
-def is_encoder(params: Any) -> Any:
-    """Which parameters belong to the encoder."""
-    return {name: jax.tree.map(lambda _, name=name: name == "encoder", leaf) for name, leaf in params.items()}
+def is_encoder(params: Vectors) -> dict[str, bool]:
+    """Which vectors belong to the encoder."""
+    return {group: group.startswith("encoder_") for group in params}
 
 
 def make_optimizer(
@@ -55,7 +55,7 @@ def make_optimizer(
     clip_norm: float,
     accumulate: int,
 ) -> optax.GradientTransformation:
-    """The optimizer `kind`, a key of `OPTIMIZERS`, behind clipping by the global norm (0: none).
+    """The optimizer `kind`, a key of `OPTIMIZERS`, of vectors by group, behind clipping by the global norm (0: none).
 
     `encoder_lr_factor` scales the learning rate of the encoder. With `accumulate` above 1, an update is made from the
     mean gradient of so many calls.

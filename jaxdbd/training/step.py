@@ -1,6 +1,7 @@
 """The training step: a pure function of state and batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
-from jaxdbd.training.distillation import ADAPTERS, feature_loss, without_adapters
+from jaxdbd.training.distillation import ADAPTERS, Params, feature_loss, without_adapters
+from jaxdbd.training.vectors import PARAMETERS, STATISTICS, Layout, Vectors, to_tree, to_vectors
 from jaxdbd.weights import Variables
 
 Metrics = dict[str, Float[Array, ""]]
@@ -22,89 +25,113 @@ class TrainState:
     """Everything that a step changes. There is no random key: augmentation draws its own, from seed and position."""
 
     step: Any  # int32; every field also holds shapes or shardings in its arrays' place
-    params: Any
-    batch_stats: Any
+    params: Any  # vectors of the groups in `PARAMETERS`
+    statistics: Any  # the vector of BatchNorm's
     opt_state: Any
-    ema: Any  # {"params", "batch_stats"} averaged over updates, or None
+    ema: Any  # params and statistics, by group, averaged over updates; or None
 
 
-def create_state(variables: Variables, tx: optax.GradientTransformation, ema: bool) -> TrainState:
+def create_state(variables: Variables, *, layout: Layout, tx: optax.GradientTransformation, ema: bool) -> TrainState:
     """The state before the first step, from a network's variables."""
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    vectors = to_vectors(layout, variables)
+    params = {group: vectors[group] for group in PARAMETERS if group in vectors}
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        batch_stats=batch_stats,
+        statistics=vectors[STATISTICS],
         opt_state=tx.init(params),
-        ema={"params": params, "batch_stats": batch_stats} if ema else None,
+        ema=vectors if ema else None,
     )
 
 
-def evaluation_variables(state: TrainState) -> Variables:
-    """What is evaluated and shipped: the average over updates where there is one, without the adapters."""
-    return without_adapters(state.ema or {"params": state.params, "batch_stats": state.batch_stats})
+def evaluated(state: TrainState) -> Vectors:
+    """What is evaluated and shipped: the average over updates where there is one."""
+    return state.ema or {**state.params, STATISTICS: state.statistics}
 
 
 def _is_encoder(module: nn.Module, method: str) -> bool:
     return module.name == "encoder" and method == "__call__"
 
 
+def batch_loss(
+    params: Params,
+    batch_stats: Params,
+    batch: Mapping[str, Array],
+    *,
+    model: DepthDistilledDBD,
+    loss: Callable[..., tuple[Float[Array, ""], Metrics]],
+    gamma: float,
+    feature_weight: float = 0.0,
+) -> tuple[Float[Array, ""], tuple[Metrics, Params]]:
+    """The loss of a network in training mode; with its terms, and BatchNorm's running statistics after the batch.
+
+    Args:
+      params: of the network; and adapters, for which the batch must have the teacher's features.
+      batch_stats: BatchNorm's running statistics.
+      batch: of `input.batches`; without `depth`, nothing is distilled.
+      model: the network.
+      loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).
+      gamma: weight of the depth terms.
+      feature_weight: weight of the feature terms, where there are adapters.
+    """
+    applied: Any = model.apply(
+        without_adapters({"params": params, "batch_stats": batch_stats}),
+        normalize(batch["image"], model.encoder),
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=_is_encoder,
+    )
+    output, updates = applied
+    mask = batch["mask"].astype(jnp.float32) / 255
+    depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
+    valid = batch["valid"].astype(jnp.float32) / 255 if "valid" in batch else None
+    total, terms = loss(output, mask, depth, valid, gamma=gamma)
+    if ADAPTERS in params:
+        taps = updates["intermediates"]["encoder"]["__call__"][0]
+        terms["features"] = feature_loss(taps, params[ADAPTERS], batch).mean()
+        total = terms["loss"] = total + feature_weight * terms["features"]
+    return total, (terms, updates["batch_stats"])
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
     *,
-    model: DepthDistilledDBD,
+    loss: Callable[[Params, Params, dict[str, Array]], tuple[Float[Array, ""], tuple[Metrics, Params]]],
+    layout: Layout,
     tx: optax.GradientTransformation,
-    loss: Callable[..., tuple[Float[Array, ""], Metrics]],
-    gamma: float,
-    feature_weight: float = 0.0,
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    whole: NamedSharding | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One step on a batch; returns the new state, and the loss, its terms and gradient norm.
 
     Args:
       state: before the step.
-      batch: of `input.batches`; without `depth`, nothing is distilled.
-      model: the network.
-      tx: the optimizer.
-      loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).
-      gamma: weight of the depth terms.
-      feature_weight: weight of the feature terms; above 0, the state has adapters and the batch the teacher's features.
+      batch: what `loss` takes.
+      loss: `batch_loss` with its settings bound.
+      layout: of the state's vectors.
+      tx: the optimizer, of vectors.
       ema_decay: of the averaged weights, where the state has some.
       accumulate: so many steps make one update, by their mean gradient; `tx` must be made for it too.
+      whole: a copy on every device, where the state's vectors may be cut; None where nothing is.
     """
-    images = normalize(batch["image"], model.encoder)
-    mask = batch["mask"].astype(jnp.float32) / 255
-    depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
-    valid = batch["valid"].astype(jnp.float32) / 255 if "valid" in batch else None
-
-    def loss_of(params):
-        output, updates = model.apply(
-            without_adapters({"params": params, "batch_stats": state.batch_stats}),
-            images,
-            train=True,
-            mutable=["batch_stats", "intermediates"],
-            capture_intermediates=_is_encoder,
-        )
-        total, terms = loss(output, mask, depth, valid, gamma=gamma)
-        if ADAPTERS in params:
-            taps: Any = updates["intermediates"]["encoder"]["__call__"][0]
-            terms["features"] = feature_loss(taps, params[ADAPTERS], batch).mean()
-            total = terms["loss"] = total + feature_weight * terms["features"]
-        return total, (terms, updates["batch_stats"])
-
-    grads, (terms, batch_stats) = jax.grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    # One collective per vector: XLA would start one for every array that is taken from, or put into, a vector in parts.
+    gather = partial(jax.lax.with_sharding_constraint, shardings=whole) if whole else lambda vectors: vectors
+    variables = to_tree(layout, gather({**state.params, STATISTICS: state.statistics}))
+    gradients, (terms, batch_stats) = jax.grad(loss, has_aux=True)(variables["params"], variables["batch_stats"], batch)
+    gradients = gather(to_vectors(layout, {"params": gradients}))
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    statistics = to_vectors(layout, {"batch_stats": batch_stats})
     step, ema = state.step + 1, state.ema
     if ema is not None:
-        ema = _averaged(ema, {"params": params, "batch_stats": batch_stats}, step, ema_decay, accumulate)
-    metrics = {**terms, "grad_norm": optax.global_norm(grads)}
-    return TrainState(step, params, batch_stats, opt_state, ema), metrics
+        ema = _averaged(ema, {**params, **statistics}, step, ema_decay, accumulate)
+    metrics = {**terms, "grad_norm": optax.global_norm(gradients)}
+    return TrainState(step, params, statistics[STATISTICS], opt_state, ema), metrics
 
 
-def _averaged(ema: Variables, now: Variables, step: Array, decay: float, accumulate: int) -> Variables:
+def _averaged(ema: Vectors, now: Vectors, step: Array, decay: float, accumulate: int) -> Vectors:
     """The exponential average after `step` steps; it moves with every update, which takes `accumulate` of them."""
     # Early on, an average over all updates so far: the start would weigh too much otherwise.
     n = step // accumulate

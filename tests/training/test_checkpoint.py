@@ -13,6 +13,7 @@ import pytest
 from jaxdbd import sharding
 from jaxdbd.errors import UserError
 from jaxdbd.training import checkpoint
+from jaxdbd.training.vectors import Place
 
 CONFIG = {
     "encoder": "lite0",
@@ -28,21 +29,24 @@ def make_state(step: int) -> dict:
     return {"step": jnp.int32(step), "params": {"kernel": jnp.full((4, 3), float(step))}}
 
 
+LAYOUT = {"params/kernel": Place("decoder_kernels", 0, (4, 3))}
+
+
 def write(folder: Path, steps=(1, 2, 3), keep=10, maes=None) -> None:
     """A run that saved after each of `steps`, of eight rows each."""
     manager = checkpoint.open_manager(folder, keep)
     for step in steps:
         scores = {"mae": maes[step], "f": 0.5} if maes and step in maes else None
-        checkpoint.save(manager, step, make_state(step), 8 * step, CONFIG, scores)
+        checkpoint.save(manager, step, make_state(step), 8 * step, LAYOUT, CONFIG, scores)
     manager.close()
 
 
-def read(folder: Path, config=CONFIG):
+def read(folder: Path, config=CONFIG, layout=LAYOUT):
     manager = checkpoint.open_manager(folder, 10)
     shapes = jax.eval_shape(lambda: make_state(0))
     placement = sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False)
     try:
-        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), config) or (None, 0)
+        return checkpoint.restore(manager, checkpoint.abstract(shapes, placement), layout, config) or (None, 0)
     finally:
         manager.close()
 
@@ -104,7 +108,7 @@ def test_damaged_is_passed_over(tmp_path, how, capfd):
     assert "\n" not in warning
     # Its step can be written again, and is what comes back then.
     manager = checkpoint.open_manager(tmp_path, 10)
-    checkpoint.save(manager, 3, make_state(3), 24, CONFIG, None)
+    checkpoint.save(manager, 3, make_state(3), 24, LAYOUT, CONFIG, None)
     manager.close()
     assert int(read(tmp_path)[0]["step"]) == 3
     assert (tmp_path / "damaged_3").is_dir()
@@ -152,6 +156,24 @@ def test_another_network_is_an_error_that_shows_the_difference(tmp_path):
     for changed in ({"optimizer": "sgd"}, {"ema_decay": 0.0}, {"accumulate": 2}, {"feature_weight": 1.0}):
         with pytest.raises(UserError, match=f"{next(iter(changed))}: "):
             read(tmp_path, CONFIG | changed)
+
+
+def test_another_layout_is_an_error_that_names_the_way_out(tmp_path, capfd):
+    folder = tmp_path / "checkpoints"
+    write(folder)
+    moved = {"params/kernel": Place("encoder_kernels", 0, (4, 3))}
+    way_out = f"take another --workdir.*--config.init_from={tmp_path / 'weights.safetensors'}"
+    with pytest.raises(UserError, match=way_out):
+        read(folder, layout=moved)
+    # One that holds arrays in a tree, from before there were vectors, says nothing of a layout.
+    path = folder / "3" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    del meta["layout"]
+    path.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=way_out) as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_checkpoint_from_before_there_were_features_goes_on_without_them(tmp_path):

@@ -131,6 +131,14 @@ def test_a_wrong_value_is_named(flag, message):
     assert str(caught.value).startswith(message)
 
 
+def test_the_state_is_cut_into_equal_parts_or_not_at_all():
+    c = load_config(f"{CONFIGS}/default.py", ["--config.fsdp=true", "--config.batch_size=28"])
+    for devices in (2, 4):
+        check_config(c, devices)
+    with pytest.raises(UserError, match=r"config\.fsdp: 7 devices cannot share the state in equal parts"):
+        check_config(c, devices=7)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -1,16 +1,16 @@
 """Feature distillation: its loss by hand, what it trains, and runs as users start them."""
 
+import json
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tiny
 from drawn_network import drawn
 from fake_teacher import onnx_teacher
-from test_loop import assert_close, assert_identical, final_state, finish, start, start_two, wait_for_step
+from test_loop import STEPS, assert_close, assert_identical, finish, start, start_two, wait_for_step
 
 from data import build
 from jaxdbd import sharding, weights
@@ -21,7 +21,8 @@ from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import make_model
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer
-from jaxdbd.training.step import create_state, evaluation_variables, train_step
+from jaxdbd.training.step import batch_loss, create_state, evaluated, train_step
+from jaxdbd.training.vectors import make_layout, to_tree
 
 mismatch = jax.jit(features.mismatch)
 
@@ -97,14 +98,15 @@ def random_batch(n: int = 8) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def stepped():
-    """A function that takes so many steps on a batch, 0.5 the weight of features; and the state before them."""
+    """A function that takes so many steps on a batch, 0.5 the weight of features; the state before them; its layout."""
     model = make_model(tiny.get_config())
     tx = make_optimizer("adam", lambda _: 1e-2, weight_decay=0.0, encoder_lr_factor=1.0, clip_norm=0.0, accumulate=1)
-    loss = partial(joint_loss, focus_loss="bce", depth_loss="l1", side_weights=(1.0,) * 5)
+    joint = partial(joint_loss, focus_loss="bce", depth_loss="l1", side_weights=(1.0,) * 5)
+    loss = partial(batch_loss, model=model, loss=joint, gamma=0.0, feature_weight=0.5)
     variables = with_adapters(drawn(model), jax.device_get(make_adapters(SHAPES, "tiny", seed=3)))
-    state = jax.jit(partial(create_state, tx=tx, ema=True))(variables)
-    step = partial(train_step, model=model, tx=tx, loss=loss, gamma=0.0, ema_decay=0.9)
-    compiled = jax.jit(partial(step, feature_weight=0.5))
+    layout = make_layout(variables)
+    state = jax.jit(partial(create_state, layout=layout, tx=tx, ema=True))(variables)
+    compiled = jax.jit(partial(train_step, loss=loss, layout=layout, tx=tx, ema_decay=0.9))
 
     def take(batch, steps=1, start=state):
         now, metrics = start, []
@@ -113,45 +115,47 @@ def stepped():
             metrics.append(jax.device_get(values))
         return now, metrics
 
-    return take, state
+    return take, state, layout
 
 
 @pytest.mark.slow
 def test_the_step_adds_the_weighted_term_and_trains_the_adapters(stepped):
-    take, before = stepped
+    take, before, layout = stepped
     state, metrics = take(random_batch(), 6)
     for values in metrics:
         np.testing.assert_allclose(values["loss"], values["bce"] + 0.5 * values["features"], rtol=1e-5)
     assert metrics[-1]["features"] < 0.95 * metrics[0]["features"]
-    for name, kernel in before.params["adapters"].items():
-        assert float(jnp.abs(state.params["adapters"][name] - kernel).max()) > 1e-2
+    adapters, trained = (to_tree(layout, s.params)["params"]["adapters"] for s in (before, state))
+    for name, kernel in adapters.items():
+        assert float(jnp.abs(trained[name] - kernel).max()) > 1e-2
     # What is evaluated and written is the network alone.
     shapes = weights.shapes(make_model(tiny.get_config()))
-    assert jax.tree.map(jnp.shape, evaluation_variables(state)) == jax.tree.map(jnp.shape, shapes)
-    assert "adapters" in state.ema["params"]
+    averaged = to_tree(layout, evaluated(state))
+    assert set(averaged["params"].pop("adapters")) == set(SHAPES)
+    assert jax.tree.map(jnp.shape, averaged) == jax.tree.map(jnp.shape, shapes)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_holds_the_adapters_and_goes_on_exactly(stepped, tmp_path):
-    take, before = stepped
+    take, before, layout = stepped
     batch = random_batch()
     halfway, _ = take(batch, 2)
     manager = checkpoint.open_manager(tmp_path, keep=1)
-    checkpoint.save(manager, 2, halfway, 16, config := tiny.get_config().to_dict(), None)
+    checkpoint.save(manager, 2, halfway, 16, layout, config := tiny.get_config().to_dict(), None)
     checkpoint.wait(manager)
     place = jax.tree.map(lambda _: sharding.replicated(sharding.make_mesh()), before)
-    restored, rows = checkpoint.restore(manager, checkpoint.abstract(before, place), config)
+    restored, rows = checkpoint.restore(manager, checkpoint.abstract(before, place), layout, config)
     assert rows == 16
     manager.close()
     resumed, _ = take(batch, 2, start=jax.device_get(restored))
     undisturbed, _ = take(batch, 4)
-    assert set(undisturbed.params["adapters"]) == set(SHAPES)
+    assert "params/adapters/features_4" in layout
     jax.tree.map(np.testing.assert_array_equal, resumed, undisturbed)
 
 
 @pytest.mark.slow
 def test_rows_without_features_count_as_zero(stepped):
-    take, _ = stepped
+    take, *_ = stepped
     whole = {name: np.concatenate([array[:4], array[:4]]) for name, array in random_batch().items()}
     half = whole | {name: whole[name].copy() for name in SHAPES}
     for name in SHAPES:
@@ -166,8 +170,6 @@ def test_without_a_weight_nothing_is_added():
     variables = drawn(model)
     assert with_adapters(variables, {}) is variables
     assert jax.tree.all(jax.tree.map(np.array_equal, without_adapters(with_adapters(variables, {"a": 1})), variables))
-    state = create_state(variables, optax.sgd(0.1), ema=False)
-    assert jax.tree.structure(state.params) == jax.tree.structure(weights.shapes(model)["params"])
 
 
 # --- train.py ---
@@ -194,6 +196,12 @@ def undisturbed(data_dir, tmp_path_factory):
     return workdir
 
 
+def adapters_in(workdir) -> set[str]:
+    """The adapters that the last checkpoint of a run holds."""
+    layout = json.loads((workdir / "checkpoints" / str(STEPS) / "meta" / "metadata").read_text())["layout"]
+    return {name.removeprefix("params/adapters/") for name in layout if name.startswith("params/adapters/")}
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_bit_identical_and_leaves_the_adapters_behind(data_dir, undisturbed, tmp_path):
     process = start(data_dir, tmp_path, *FLAGS)
@@ -202,8 +210,7 @@ def test_a_killed_run_ends_bit_identical_and_leaves_the_adapters_behind(data_dir
     process.wait()
     finish(start(data_dir, tmp_path, *FLAGS))
     assert_identical(tmp_path, undisturbed)
-    state = final_state(undisturbed)
-    assert set(state["params"]["adapters"]) == {"features_2", "features_8"}
+    assert adapters_in(undisturbed) == {"features_2", "features_8"}
     lines = [line for line in read_metrics(undisturbed / "metrics.jsonl") if "loss" in line]
     assert all(line["features"] > 0 for line in lines)
     names = weights.read_tensors(undisturbed / "weights.safetensors").keys()
@@ -216,5 +223,4 @@ def test_devices_processes_and_accumulation_train_as_one(data_dir, undisturbed, 
     finish(*start_two(data_dir, tmp_path / "two", *FLAGS))
     assert_close(tmp_path / "two", undisturbed, rtol=1e-4)
     finish(start(data_dir, tmp_path / "accumulated", *FLAGS, "--config.accumulate=2", "--config.steps=10"))
-    state = final_state(tmp_path / "accumulated")
-    assert set(state["params"]["adapters"]) == {"features_2", "features_8"}
+    assert adapters_in(tmp_path / "accumulated") == {"features_2", "features_8"}

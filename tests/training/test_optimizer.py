@@ -10,21 +10,25 @@ from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.training.optimizer import is_decayed, is_encoder, make_optimizer, make_schedule
+from jaxdbd.training.vectors import PARAMETERS, make_layout, to_tree, to_vectors
 
 PARAMS = {
     "encoder": {"conv": {"kernel": jnp.full((1, 1, 2, 2), 2.0), "bias": jnp.full(2, 2.0)}},
     "side1": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)},
 }
+LAYOUT = make_layout({"params": PARAMS})
+VECTORS = to_vectors(LAYOUT, {"params": PARAMS})
 
 
 def update(kind="sgd", gradient=1.0, calls=1, **changes):
     """The update of the last of `calls` equal gradients, at a learning rate of 0.1."""
     options = {"weight_decay": 0.0, "encoder_lr_factor": 1.0, "clip_norm": 0.0, "accumulate": 1} | changes
     tx = make_optimizer(kind, optax.constant_schedule(0.1), **options)
-    state = tx.init(PARAMS)
+    state = tx.init(VECTORS)
+    gradients = to_vectors(LAYOUT, {"params": jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS)})
     for _ in range(calls):
-        updates, state = tx.update(jax.tree.map(lambda p: jnp.full_like(p, gradient), PARAMS), state, PARAMS)
-    return updates
+        updates, state = tx.update(gradients, state, VECTORS)
+    return to_tree(LAYOUT, updates)["params"]
 
 
 def test_cosine_with_warmup():
@@ -48,9 +52,9 @@ def test_unknown_kinds():
 
 
 def test_decay_leaves_biases_and_batch_norm_alone():
-    params = weights.shapes(DepthDistilledDBD(encoder="lite0"))["params"]
-    for path, decayed in jax.tree_util.tree_leaves_with_path(is_decayed(params)):
-        assert decayed == (path[-1].key == "kernel"), path
+    layout = make_layout({"params": weights.shapes(DepthDistilledDBD(encoder="lite0"))["params"]})
+    for name, place in layout.items():
+        assert is_decayed({place.group: jnp.zeros(1)}) == {place.group: name.endswith("/kernel")}, name
 
 
 def test_weight_decay():
@@ -68,7 +72,7 @@ def test_sgd_has_momentum():
 
 
 def test_encoder_learns_slower():
-    assert jax.tree.leaves(is_encoder(PARAMS)) == [True, True, False, False]
+    assert is_encoder(VECTORS) == dict(zip(PARAMETERS, [True, True, False, False], strict=True))
     updates = update("adamw", encoder_lr_factor=0.1, weight_decay=0.5)
     np.testing.assert_allclose(updates["encoder"]["conv"]["kernel"], -0.02, rtol=1e-5)
     np.testing.assert_allclose(updates["encoder"]["conv"]["bias"], -0.01, rtol=1e-5)
@@ -91,5 +95,5 @@ def test_state_has_one_structure_whatever_the_values():
     # So that a run can go on with another weight decay, clipping or encoder factor.
     plain = {"weight_decay": 0.0, "encoder_lr_factor": 1.0, "clip_norm": 0.0, "accumulate": 1}
     other = {"weight_decay": 0.1, "encoder_lr_factor": 0.1, "clip_norm": 1.0, "accumulate": 1}
-    a, b = (make_optimizer("adamw", lambda _: 0.1, **o).init(PARAMS) for o in (plain, other))
+    a, b = (make_optimizer("adamw", lambda _: 0.1, **o).init(VECTORS) for o in (plain, other))
     assert jax.tree.structure(a) == jax.tree.structure(b)

@@ -8,7 +8,7 @@ import jax
 import pytest
 import tiny
 from drawn_network import drawn
-from test_checkpoint import CONFIG, make_state
+from test_checkpoint import CONFIG, LAYOUT, make_state
 
 from data import build
 from jaxdbd import sharding, weights
@@ -90,7 +90,7 @@ def test_only_datasets_that_both_have_are_compared(capsys):
 def write(folder: Path, step: int, mae: float | None, origin: Provenance) -> None:
     manager = checkpoint.open_manager(folder, 1, origin.evaluated)
     scores = None if mae is None else {"mae": mae}
-    checkpoint.save(manager, step, make_state(step), 8, CONFIG, scores, origin)
+    checkpoint.save(manager, step, make_state(step), 8, LAYOUT, CONFIG, scores, origin)
     manager.close()
 
 
@@ -131,11 +131,11 @@ def test_a_checkpoint_says_which_shards_it_was_trained_on(tmp_path):
     target = checkpoint.abstract(shapes, sharding.state_sharding(sharding.make_mesh(), shapes, fsdp=False))
     manager = checkpoint.open_manager(tmp_path, 1)
     try:
-        state, _ = checkpoint.restore(manager, target, CONFIG, {"dbd/x": "1"})
+        state, _ = checkpoint.restore(manager, target, LAYOUT, CONFIG, {"dbd/x": "1"})
         assert int(state["step"]) == 1
         with pytest.raises(UserError, match="dbd/x: built anew"):
-            checkpoint.restore(manager, target, CONFIG, {"dbd/x": "2"})
-        assert checkpoint.restore(manager, target, CONFIG, {"dbd/x": "2"}, True) is not None
+            checkpoint.restore(manager, target, LAYOUT, CONFIG, {"dbd/x": "2"})
+        assert checkpoint.restore(manager, target, LAYOUT, CONFIG, {"dbd/x": "2"}, True) is not None
     finally:
         manager.close()
 
