@@ -133,7 +133,7 @@ def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
     if not is_remote(folder):
-        shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
+        shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder), folder)
     return True
 
 
@@ -145,7 +145,7 @@ def clear_damaged(folder: Path) -> None:
 
     if folder.exists():
         try:
-            shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder))
+            shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder), folder)
         except UserError:
             shutil.rmtree(folder)
 

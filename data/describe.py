@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from jaxdbd.input.checked import Records
 from jaxdbd.machine.files import make_folder, shown, whole_file
 from jaxdbd.photographs.panels import gray, panel
 
@@ -52,7 +53,7 @@ def statistics(folder: Path) -> dict[str, dict]:
     builder = open_dataset(folder)
     for split in builder.info.splits:
         rows = []
-        for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
+        for record in Records(builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})):
             mask = record["mask"][..., 0] > 127
             auc = depth_auc(record["depth"][..., 0], mask) if "depth" in record else np.nan
             holes = np.isnan(record["depth"]).mean() if "depth" in record else 0.0
@@ -122,7 +123,8 @@ def share(values: Float[np.ndarray, " n"]) -> str:
 def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
     """Draws examples spread over all splits, `columns` of them in a row, and saves them as one image."""
     builder = open_dataset(folder)
-    everything = [(source, i) for source in builder.as_data_source().values() for i in range(len(source))]
+    sources = map(Records, builder.as_data_source().values())
+    everything = [(source, i) for source in sources for i in range(len(source))]
     chosen = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))
     drawn = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]
     rows = [list(itertools.chain(*drawn[i : i + columns])) for i in range(0, len(drawn), columns)]

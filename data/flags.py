@@ -48,6 +48,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     g.add_argument("--teacher_size", type=_size, metavar="HxW", help="input size, where an ONNX file leaves it open")
     g.add_argument("--teacher_mean", type=_floats, metavar="R,G,B", help="subtracted from an ONNX input in [0, 1]")
     g.add_argument("--teacher_std", type=_floats, metavar="R,G,B", help="what the rest is divided by")
+    g.add_argument("--teacher_output", metavar="NAME", help="which output of an ONNX file is the depth (the first)")
     g.add_argument(
         "--teacher_features",
         type=_names,
@@ -108,6 +109,8 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError("--dataset=refocused blurs by depth: give a teacher, dir:DIR, onnx:FILE or hf:MODEL")
     if args.teacher_features and not args.teacher.startswith("onnx:"):
         raise UserError(f"--teacher_features are tensors of an ONNX file: --teacher={args.teacher} has none")
+    if args.teacher_output and not args.teacher.startswith("onnx:"):
+        raise UserError(f"--teacher_output is one of an ONNX file: --teacher={args.teacher} has none")
     if args.teacher_features and args.dataset == "refocused":
         raise UserError("--teacher_features: for --dataset=refocused the teacher sees photographs before they blur")
     if args.sharp_maps and args.dataset != "refocused":
@@ -129,6 +132,7 @@ def teacher_settings(args: argparse.Namespace) -> teachers.Settings:
         args.teacher_mean,
         args.teacher_std,
         args.teacher_features,
+        args.teacher_output,
     )
 
 

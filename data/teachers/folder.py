@@ -13,6 +13,7 @@ from PIL import Image
 from data.teachers.teacher import Settings, Teacher, digest
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import name_key, os_errors_in_one_line, shown, stem_key
+from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import local_path
 
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
@@ -81,6 +82,7 @@ def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> 
         raise UserError(f"{shown(photo)}: no depth map in {shown(folder)}")
     with os_errors_in_one_line(path, "cannot be read"):
         content = path.read_bytes()
+    refuse_lfs_pointer(path, content)
     depth = _decode_map(path, content)
     depth = np.squeeze(depth)
     if depth.ndim == 3 and (depth == depth[..., :1]).all():

@@ -22,6 +22,7 @@ class Settings:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     features: tuple[str, ...] = ()  # tensors of an ONNX file's graph
+    output: str | None = None  # the one of an ONNX file's outputs that is the depth; None: the first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reads the checkpoint, checks every tensor, and writes our file."""
-    if args.out.suffix != ".safetensors":
+    if args.out.suffix.lower() != ".safetensors":
         raise UserError(f"--out={args.out}: the name must end in .safetensors")
     model, variables, left = from_official(args.arch, read_tensors(args.src), str(args.src))
     save(

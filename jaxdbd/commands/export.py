@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the file, runs it, and keeps it only if it computes what `jaxdbd.predict` does."""
     model, variables = weights.load(args.weights)
-    is_onnx = args.out.suffix == ".onnx"
+    is_onnx = args.out.suffix.lower() == ".onnx"
     if is_onnx:
         # ONNX Runtime computes in float32, so the network that the file is compared with does too.
         model = model.clone(dtype=jnp.float32)

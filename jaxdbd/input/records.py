@@ -14,6 +14,7 @@ from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.errors import UserError
+from jaxdbd.input.checked import Records
 from jaxdbd.input.shards import local_data_dir, open_builder
 from jaxdbd.machine.parallel import in_turn
 from jaxdbd.photographs.decoding import MOST_PIXELS
@@ -69,7 +70,8 @@ def open_split(
     try:
         local = local_data_dir(dataset, root, cache_dir)
         # Its annotations say less than it can do.
-        builder: Any = open_builder(lambda: tfds.builder(dataset, data_dir=local), f"{dataset} in {root}")
+        folder = local / dataset.partition(":")[0]
+        builder: Any = open_builder(lambda: tfds.builder(dataset, data_dir=local), f"{dataset} in {root}", folder)
     except registered.DatasetNotFoundError:
         name = dataset.removeprefix("dbd/")
         raise UserError(
@@ -78,7 +80,7 @@ def open_split(
         ) from None
     try:
         encoded = {"image", "mask", "valid"} & builder.info.features.keys()
-        return builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded})
+        return Records(builder.as_data_source(split, decoders={name: tfds.decode.SkipDecoding() for name in encoded}))
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{dataset} in {root} cannot give split {split!r}: {reason}") from None

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from google.protobuf import json_format
 from tensorflow_datasets.core import registered
 
 from jaxdbd.errors import UserError
+from jaxdbd.input.checked import check_shard
 from jaxdbd.machine.files import os_errors_in_one_line
+from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
 from jaxdbd.machine.transfer import (
     at_once,
@@ -63,25 +64,27 @@ def local_data_dir(dataset: str, data_dir: str | os.PathLike, cache_dir: str = "
     return local
 
 
-def open_builder(opened: Callable[[], tfds.core.DatasetBuilder], what: str) -> tfds.core.DatasetBuilder:
-    """A dataset whose files are all there. Raises UserError, which begins with `what`, where they are damaged."""
-    again = "build the dataset again with --overwrite"
+def open_builder(
+    opened: Callable[[], tfds.core.DatasetBuilder], what: str, folder: os.PathLike
+) -> tfds.core.DatasetBuilder:
+    """A dataset, in or below `folder`, whose files are all there.
+
+    Raises UserError, which begins with `what` or names a file, where they are damaged.
+    """
     try:
         builder = opened()
     except registered.DatasetNotFoundError:
         raise
     except (json_format.Error, ValueError, KeyError, TypeError, OSError) as error:  # of empty and of cut files
+        for path in Path(folder).rglob("*.json"):
+            refuse_lfs_pointer(path, path.read_bytes())
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{what}: what it says of itself cannot be read ({reason}): {again}") from error
+        raise UserError(
+            f"{what}: what it says of itself cannot be read ({reason}): build the dataset again with --overwrite"
+        ) from error
     for split in builder.info.splits.values():
         for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
-            if not path.exists():
-                raise UserError(f"{path}: this shard is missing: {again}")
-            # The reader would take one that was cut short for an empty one.
-            shard = ArrayRecordReader(os.fspath(path))
-            if not shard.ok() or shard.num_records() != length:
-                raise UserError(f"{path}: this shard is damaged: {again}")
-            shard.close()
+            check_shard(path, length, whole=False)
     return builder
 
 
@@ -91,7 +94,7 @@ def put_dataset(local: Path, remote: epath.Path) -> None:
     Raises:
       UserError: where a shard is missing, or the store refuses or has got something else than was sent.
     """
-    open_builder(lambda: tfds.builder_from_directory(local), str(local))
+    open_builder(lambda: tfds.builder_from_directory(local), str(local), local)
     files = {path.name: path for path in local.iterdir() if path.is_file() and not path.name.startswith(".")}
     there = list_objects(remote)
     for name in [LAST, *sorted(there.keys() - files.keys())]:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from jaxdbd.errors import UserError
+from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, filesystem, is_remote, store_errors_in_one_line
 from jaxdbd.machine.transfer import download, upload_tree
 
@@ -219,6 +220,7 @@ def read_text(path: str | os.PathLike) -> str:
     else:
         with os_errors_in_one_line(Path(path), "cannot be read"):
             content = Path(path).read_bytes()
+    refuse_lfs_pointer(path, content)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -283,6 +285,7 @@ def read_names(path: Path, suffixes: Collection[str]) -> dict[str, str]:
         raise UserError(f"no list of names {shown(path)}: give a text file with one photograph's name a line")
     with os_errors_in_one_line(path, "this list of names cannot be read"):
         content = path.read_bytes()
+    refuse_lfs_pointer(path, content)
     lines = [line.strip() for line in _decoded(path, content).splitlines()]
     names = {stem_key(line.replace("\\", "/"), suffixes): line for line in lines if line}
     if not names:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import os_error, shown
+from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.parallel import LARGE, STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself warns from 89 on and refuses from 179 on, in words that name no file.
@@ -195,6 +196,7 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
     head = file.read(64)
     file.seek(0)
     is_tiff = head.startswith(TIFF_STARTS)
+    refuse_lfs_pointer(path, head)
     if not head:
         raise Undecodable(path, "empty file (0 bytes); copy it again", "empty")
     if (

@@ -141,7 +141,7 @@ def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
     if is_file(path / "weights.safetensors"):
         return path / "weights.safetensors"
     if is_file(path):
-        if path.suffix != ".safetensors":
+        if path.suffix.lower() != ".safetensors":
             raise UserError(f"{shown(path)}: not a .safetensors file; `jaxdbd convert` makes one from PyTorch's files")
         return path
     if not is_remote(path):

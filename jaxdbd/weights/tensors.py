@@ -14,6 +14,7 @@ import safetensors
 
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import is_file, local_file, os_errors_in_one_line, shown
+from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.weights.pth import DAMAGED, read_pth, state_dict
 
@@ -74,8 +75,11 @@ def open_safetensors(path: str | os.PathLike) -> Iterator[Any]:
 
 
 def _opened(local: Path, path: os.PathLike) -> Any:
-    with os_errors_in_one_line(path, "cannot be read"), local.open("rb"):
-        pass  # safetensors calls everything that it may not open missing
+    with (
+        os_errors_in_one_line(path, "cannot be read"),
+        local.open("rb") as file,
+    ):  # safetensors calls what it may not open missing
+        refuse_lfs_pointer(path, file.read(64))
     try:
         return safetensors.safe_open(local, framework="numpy")
     except (safetensors.SafetensorError, OSError, UnicodeError) as error:
@@ -87,8 +91,9 @@ def _kind(path: Path) -> str:
     if not os.path.lexists(path) or os.path.isdir(path):
         raise UserError(f"{shown(path)}: no such file")
     with os_errors_in_one_line(path, "cannot be read"), path.open("rb") as file:
-        start, size = file.read(9), os.fstat(file.fileno()).st_size
-    if start[8:] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
+        start, size = file.read(64), os.fstat(file.fileno()).st_size
+    refuse_lfs_pointer(path, start)
+    if start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < size:
         return ".safetensors"
     if start.startswith(b"PK"):
         try:
@@ -96,7 +101,7 @@ def _kind(path: Path) -> str:
                 return ".npz" if all(name.endswith(".npy") for name in archive.namelist()) else ".pth"
         except DAMAGED:
             pass  # whoever reads it will say so
-    return path.suffix
+    return path.suffix.lower()
 
 
 def _tensor(path: os.PathLike, file: Any, name: str) -> np.ndarray:
