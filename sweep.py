@@ -60,16 +60,18 @@ def result(folder: epath.Path) -> dict[str, float] | None:
 
 
 def run_training(config: str, folder: epath.Path, seed: int, overrides: list[str]) -> None:
-    """Trains one run to its end, handing on SIGTERM. Raises UserError where it stopped before."""
+    """Trains one run to its end, handing on SIGTERM, as which a hang-up counts. Raises UserError where it stopped."""
     command = [*TRAIN, f"--config={config}", f"--workdir={folder}", *overrides, f"--config.seed={seed}"]
     with subprocess.Popen(command) as process:
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+        previous = {number: signal.signal(number, lambda *_: process.terminate()) for number in numbers}
         try:
             status = process.wait()
         except KeyboardInterrupt:
             status = process.wait()  # the terminal told it as well; it saves
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     if result(folder) is None:
         raise UserError(f"{folder} stopped with status {status} before its end; the same command goes on from there")
 

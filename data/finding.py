@@ -10,6 +10,7 @@ from typing import TypeVar
 from data.sources import PAIRS, REFOCUSED, Pair, Source
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import files_by_stem, is_utf8, read_names, shown, shown_apart
+from jaxdbd.photographs.passed_over import warn_of_passed_over
 from jaxdbd.photographs.photos import SUFFIXES
 
 Found = TypeVar("Found")
@@ -120,6 +121,7 @@ def _photographs(folder: Path, source: Source) -> tuple[dict[str, Path], list[st
     """The photographs in a folder in the order of their stems, and what is wrong with their names."""
     if not os.path.isdir(folder):
         raise UserError(f"no folder {shown(folder)}: --manual_dir must name the folder of {source.title}")
+    warn_of_passed_over(folder)
     photos, twice = files_by_stem(folder, SUFFIXES)
     if not photos:
         raise UserError(
@@ -166,6 +168,7 @@ def _split(
 def _locate(source: Source, manual_dir: Path, name: str) -> Path:
     for folder in (manual_dir / name, manual_dir / source.root / name):
         if os.path.isdir(folder):
+            warn_of_passed_over(folder)
             return folder
     raise UserError(
         f"no folder {shown(manual_dir / name)}: if yours has another name, give it with --images or --masks"

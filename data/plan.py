@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from data import finding, sources, synthetic, teachers, textures
 from jaxdbd.errors import UserError
+from jaxdbd.photographs.passed_over import warn_of_passed_over
 
 
 class Plan(NamedTuple):
@@ -79,6 +80,7 @@ def scenes(args: argparse.Namespace) -> tuple[dict[str, list[synthetic.Scene]], 
         raise UserError(f"--train_scenes={args.train_scenes} --test_scenes={args.test_scenes}: no scenes to render")
     if args.textures is not None:
         textures.photographs(args.textures)  # fails here rather than in a worker
+        warn_of_passed_over(args.textures, recursive=True)
     splits = synthetic.scenes(args.train_scenes, args.test_scenes, args.size, args.seed, args.textures)
     raw = {"train": args.train_scenes, "test": args.test_scenes, "size": args.size, "seed": args.seed}
     return splits, raw | {"textures": str(args.textures or "")}

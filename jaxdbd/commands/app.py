@@ -9,6 +9,7 @@ from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import end
+from jaxdbd.photographs.passed_over import warn_of_passed_over
 from jaxdbd.photographs.photos import find_photographs
 from jaxdbd.ranges import check_within
 
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
     weights.load(args.weights)
     if args.folder:
+        warn_of_passed_over(args.folder, recursive=True)
         find_photographs([str(args.folder)], Path(os.devnull), recursive=True)
     names = [name.lower() for name in args.allow_host]
     try:

@@ -19,7 +19,9 @@ from jaxdbd.errors import UserError
 from jaxdbd.inference import raw, raw_threshold
 from jaxdbd.machine.files import check_no_folder, is_stream, make_folder, shown, write_whole
 from jaxdbd.machine.paths import local_path
+from jaxdbd.machine.startup import leave_terminal
 from jaxdbd.photographs.app.sheet import Entry, entry_of, report
+from jaxdbd.photographs.passed_over import warn_of_passed_over
 from jaxdbd.photographs.photos import SUFFIXES, find_photographs
 from jaxdbd.photographs.predicted import Predicted, csv_text, predict_photographs, write_prediction
 
@@ -59,6 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes a map per photograph; returns 1 if any could not be read."""
     paths = [path and str(local_path(path)) for path in args.paths]
+    for path in filter(os.path.isdir, paths):
+        warn_of_passed_over(Path(path), args.recursive)
     model, variables = weights.load(args.weights)
     threshold = threshold_of(args.weights, args.binary, model.edge_slope if args.raw else 1.0)
     model = raw(model) if args.raw else model
@@ -138,16 +142,20 @@ def check_apart(table: Path | None, sheet: Path | None, photographs: Iterable[Pa
 
 @contextlib.contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Within, SIGTERM ends the program as Ctrl-C does, so that what is to be done at the end is done."""
+    """Within, SIGTERM and a hang-up end the program as Ctrl-C does, so that what is to be done at the end is done."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread hears of signals
         yield
         return
 
     def stop(number, _frame):
+        if number == signal.SIGHUP:
+            leave_terminal()
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

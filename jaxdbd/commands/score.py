@@ -17,6 +17,7 @@ from jaxdbd.machine.parallel import in_turn, parallel_map
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.photographs.decoding import Undecodable
 from jaxdbd.photographs.masks import read_map, read_mask
+from jaxdbd.photographs.passed_over import warn_of_passed_over
 from jaxdbd.photographs.photos import SUFFIXES
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
@@ -66,6 +67,7 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
     """The folder's images by `stem_key`. Raises UserError for a missing folder and for two files of one stem."""
     if not os.path.isdir(folder):
         raise UserError(f"{shown(folder)} is not a folder")
+    warn_of_passed_over(folder)
     found, twice = files_by_stem(folder, SUFFIXES)
     for first, second in twice:
         one, two = shown_apart(first.name, second.name)

@@ -5,6 +5,7 @@ import ctypes
 import io
 import logging
 import os
+import stat
 import sys
 import threading
 import warnings
@@ -100,6 +101,16 @@ def end(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def leave_terminal() -> None:
+    """Prints to nowhere from now on: after a hang-up the terminal takes nothing, and printing would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # what stands in for a stream may have no number
+            if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # a terminal that has gone says that it is none
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _callback_error(unraisable: Any) -> None:

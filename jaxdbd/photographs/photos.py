@@ -27,7 +27,7 @@ from jaxdbd.photographs.decoding import (
     strips,
 )
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
+SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
 # What cameras, desktops and editors leave beside photographs.
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
 # A JPEG decoded at less than its size still has this many sides of the network's square. Choice of ours: the map hardly
