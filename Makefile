@@ -6,7 +6,7 @@ DEMO := demo
 TESTED := requirements-tested.txt
 LINTERS = $(shell grep -E '^(pyright|ruff)==' $(TESTED))
 
-.PHONY: venv demo test test-fast lint format clean
+.PHONY: venv demo test test-fast test-lowest lint format clean
 
 venv: .venv/.installed
 
@@ -35,6 +35,16 @@ test: venv
 test-fast: venv
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
+# What needs seconds, and training, with the lowest versions that requirements.txt and the extras allow.
+LOWEST := .venv-lowest/bin
+
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST)/pip install --quiet uv
+	$(LOWEST)/uv pip install --quiet --resolution lowest-direct --editable '.[dev,vgg,onnx,heif,app,gcs]'
+	$(LOWEST)/python -m pytest $(WORKERS) -m "not slow"
+	$(LOWEST)/python -m pytest tests/training/test_loop.py -k "promises or killed"
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +55,4 @@ format: venv
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .cache $(DEMO) build dist *.egg-info
+	rm -rf .venv .venv-lowest .cache $(DEMO) build dist *.egg-info
