@@ -82,7 +82,7 @@ HEAVY = {
         "ml_collections",
     ),
     *("matplotlib", "scipy", "pandas", "py_sod_metrics", "onnxruntime", "onnx", "nicegui", "fastapi", "tifffile"),
-    *("pillow_heif", "gcsfs", "aiohttp", "tensorflow", "torch", "jaxdbd.training", "jaxdbd.input.pipeline"),
+    *("pillow_heif", "gcsfs", "aiohttp", "tensorflow", "torch", "jaxdbd.training", "jaxdbd.input.batches"),
 }
 IMPORTS = "import sys, jaxdbd.__main__, jaxdbd.commands.{}; print(*sys.modules)"
 
