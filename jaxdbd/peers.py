@@ -58,8 +58,10 @@ def address(coordinator: str) -> tuple[str, int]:
 def watched(timeout: float) -> Iterator[None]:
     """Within, tells every half minute that the others are waited for; after `timeout` seconds the program ends.
 
-    What waits there is JAX, and nothing else than the end of the program can interrupt it.
+    What waits there is JAX, and nothing else than the end of the program can interrupt it. Raises UserError for a
+    timeout that is none.
     """
+    check_within("--coordinator_timeout", timeout, "(0, inf)")
     joined, end = threading.Event(), time.monotonic() + timeout
 
     def tell() -> None:

@@ -145,6 +145,12 @@ def test_a_process_that_died_may_come_again(roll):
         assert told([zero, *others]) == ["", "", ""]
 
 
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_none_is_one_line(timeout):
+    with pytest.raises(UserError, match=r"^--coordinator_timeout: .* is not in \(0, inf\)$"), peers.watched(timeout):
+        pass
+
+
 WAITS = """
 import time
 from jaxdbd import peers

@@ -43,7 +43,7 @@ RANGES = {
     ),
     "[0, inf)": (
         *("gamma", "side_weights", "feature_weight", "steps", "epochs", "warmup_steps", "weight_decay"),
-        *("encoder_lr_factor", "clip_norm"),
+        *("encoder_lr_factor", "clip_norm", "input_workers"),
     ),
     "(0, inf)": ("learning_rate", "mixture"),
     "[0, 1]": tuple(f"augment.{name}" for name in ("jitter", "tiled", "sky", "shrunk", "gray", "jpeg"))
