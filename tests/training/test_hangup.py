@@ -13,6 +13,14 @@ from jaxdbd.commands.predict import terminated_like_interrupted
 from jaxdbd.training.stopping import stop_notices
 
 
+@pytest.fixture(autouse=True)
+def hangups_end_programs():
+    """As from a terminal, where the tests themselves run under nohup, too; programs that are started inherit it."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
+
+
 def test_a_hangup_is_noted_and_nohup_is_respected():
     with stop_notices() as stop_notice:
         assert stop_notice(1) == 0
