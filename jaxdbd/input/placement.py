@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
     def __call__(self, numbers: Int32[np.ndarray, " n"]) -> Canvas:
         """Decodes the photographs of these numbers."""
         names = [name for name, _ in self.shapes]
-        decoded = [decode_canvas(self.record(number), self.side, names) for number in numbers]
+        decoded = [decode_canvas(self.record(int(number)), self.side, names) for number in numbers]
         return stacked(decoded, Layout(len(numbers), self.side, self.side, True, self.shapes))
 
 
