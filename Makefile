@@ -6,7 +6,7 @@ DEMO := demo
 TESTED := requirements-tested.txt
 LINTERS = $(shell grep -E '^(pyright|ruff)==' $(TESTED))
 
-.PHONY: venv demo test test-fast test-lowest lint format clean
+.PHONY: venv demo test test-fast test-large test-lowest lint format clean
 
 venv: .venv/.installed
 
@@ -30,10 +30,13 @@ demo: venv
 WORKERS := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: venv
-	$(BIN)/python -m pytest $(WORKERS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not large"
 
 test-fast: venv
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+test-large: venv
+	$(BIN)/python -m pytest -m large
 
 # What needs seconds, and training, with the lowest versions that requirements.txt and the extras allow.
 LOWEST := .venv-lowest/bin

@@ -13,7 +13,7 @@ from memory import ROOT, measured, need_proc
 from odd_files import half, ramp, save, tiny_weights
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.large]
 
 MOST = 3  # GB, of a command and all that it starts
 HEIGHT, WIDTH = 12240, 16320
