@@ -4,7 +4,12 @@ Each 4x4 patch of the map and the kernel are transformed by sums, then multiplie
 of an entry in one matrix product: 16 multiplications per 2x2 outputs in place of 36. In float32 it errs by 1e-6.
 """
 
+import jax
 import jax.numpy as jnp
+
+from jaxdbd.network.bilinear import Form
+from jaxdbd.network.grouped import shifted_views
+from jaxdbd.network.plain import same_conv
 
 
 def winograd_patches(x):
@@ -47,7 +52,7 @@ def winograd_conv(x, kernel):
     return winograd_outputs(products, *x.shape[:3])
 
 
-def winograd_input_gradient(kernel, dy):
+def winograd_by_x(kernel, dy):
     """Gradient of `winograd_conv` by its input: with the kernel turned by 180 degrees, on its transform as it is."""
     patches, kernels = winograd_patches(dy), winograd_kernels(kernel)
     turned = (3, 1, 2, 0)  # where the transform of a turned kernel has what that of the kernel has
@@ -55,7 +60,7 @@ def winograd_input_gradient(kernel, dy):
     return winograd_outputs(products, *dy.shape[:3])
 
 
-def winograd_kernel_gradient(x, dy):
+def winograd_by_kernel(x, dy):
     """Gradient of `winograd_conv` by its kernel, in 16 products per 2x2 outputs too: the same sums, transposed."""
 
     def spread(y):  # along an axis, from two outputs to the four products that they are sums of
@@ -69,3 +74,45 @@ def winograd_kernel_gradient(x, dy):
     d_kernels = [[jnp.dot(patches[i][j].T, d_products[i][j].reshape(-1, d)) for j in range(4)] for i in range(4)]
     columns = [gathered([d_kernels[i][j] for i in range(4)]) for j in range(4)]
     return jnp.stack([jnp.stack(gathered([column[a] for column in columns])) for a in range(3)])
+
+
+# --- The form of a 3x3 convolution on a CPU, which is Winograd's where that pays ---
+
+# Our choices, from docs/performance.md: with fewer channels or pixels, Winograd's sums cost more than the products they
+# save, in the kernel's gradient later.
+WIDE, GRADIENT_WIDE, ENOUGH = 128, 64, 16 * 16
+
+
+def fits(x, narrowest, least):
+    """Whether Winograd pays for a map like this, where its layer has so many channels at least."""
+    _, h, w, _ = x.shape
+    return narrowest >= least and h * w >= ENOUGH and h % 2 == w % 2 == 0 and x.dtype == jnp.float32
+
+
+def cpu_conv(x, kernel):
+    """A 3x3 convolution of unchanged size."""
+    return (winograd_conv if fits(x, min(kernel.shape[2:]), WIDE) else same_conv)(x, kernel)
+
+
+def cpu_conv_by_x(kernel, dy, shape):
+    """Its gradient by x: a convolution by the kernel turned by 180 degrees."""
+    if fits(dy, min(kernel.shape[2:]), WIDE):
+        return winograd_by_x(kernel, jax.lax.optimization_barrier(dy))
+    return same_conv(dy, kernel[::-1, ::-1].transpose(0, 1, 3, 2))
+
+
+def cpu_conv_by_kernel(x, dy, shape):
+    """Its gradient by the kernel, if not Winograd's then one matrix product over all pixels.
+
+    XLA would slide a window as large as the map.
+    """
+    c, d = shape[2:]
+    if fits(x, min(c, d), GRADIENT_WIDE):
+        # Without the barrier, XLA computes what leads to them again for each of the 16 patches.
+        return winograd_by_kernel(*jax.lax.optimization_barrier((x, dy)))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    views = jnp.concatenate(shifted_views(padded, 3, 1, *dy.shape[1:3]), axis=-1)
+    return jnp.dot(views.reshape(-1, 9 * c).T, dy.reshape(-1, d)).reshape(shape)
+
+
+CPU_3X3 = Form(cpu_conv, cpu_conv_by_x, cpu_conv_by_kernel)

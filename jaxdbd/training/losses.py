@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxdbd.network.convolutions import conv
 from jaxdbd.network.model import Output
+from jaxdbd.network.plain import conv
 
 PerImage = Float[Array, " b"]
 Maps = Float[Array, "b h w 1"]

@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from jaxdbd.network.convolutions import same_padding
 from jaxdbd.network.encoders import EFFICIENTNET_FACTORS, EFFICIENTNET_STAGES, ENCODERS, VGG_DEPTHS
+from jaxdbd.network.grouped import same_padding
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.weights import Variables
 from jaxdbd.weights.onnx_edges import crisp

@@ -1,7 +1,6 @@
 """Every fast form against the plain one: values and gradients."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxdbd.network import convolutions
-from jaxdbd.network.per_platform import per_platform
-from jaxdbd.network.winograd import winograd_conv
+from jaxdbd.network import convolutions, grouped, plain, products, winograd
+from jaxdbd.network.bilinear import Forms, bilinear
 
 
 def random(*shape, seed=0):
@@ -60,25 +58,28 @@ def test_pointwise_conv_is_a_dense_layer_with_its_gradients():
     jax.tree.map(close, value_and_gradients(ours), value_and_gradients(dense))
 
 
-def with_gradient(function, gradient):
-    """A function with a gradient of its own, of (x, kernel, dy)."""
-    ours = jax.custom_vjp(function)
-    ours.defvjp(lambda x, kernel: (function(x, kernel), (x, kernel)), lambda residuals, dy: gradient(*residuals, dy))
-    return ours
+def computed_by(form, *settings):
+    """The function of (x, kernel) that a form computes, with the form's gradients."""
+    return partial(_apply, Forms("form", default=form), settings)
+
+
+def _apply(forms, settings, x, kernel):
+    return bilinear(forms, x, kernel, *settings)
 
 
 @pytest.mark.parametrize("size", [(5, 6), (64, 65)])
 def test_conv_3x3_has_the_gradients_of_a_convolution(size):
-    by_products = with_gradient(convolutions.same_conv, convolutions.product_conv_gradient)
-    agree([convolutions.conv_3x3, by_products], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 4))
+    agree([convolutions.conv_3x3], plain.same_conv, (2, *size, 3), (3, 3, 3, 4))
 
 
 @pytest.mark.parametrize("size", [(6, 8), (2, 2), (64, 66)])
 @pytest.mark.parametrize("wide", [0, 9])
 def test_winograd_computes_the_convolution(size, wide, monkeypatch):
-    monkeypatch.setattr(convolutions, "WIDE", wide)
-    form = with_gradient(winograd_conv, convolutions.winograd_gradient)
-    agree([winograd_conv, form], convolutions.same_conv, (2, *size, 3), (3, 3, 3, 5))
+    monkeypatch.setattr(winograd, "ENOUGH", 0)
+    monkeypatch.setattr(winograd, "GRADIENT_WIDE", 0)
+    monkeypatch.setattr(winograd, "WIDE", wide)
+    form = computed_by(winograd.CPU_3X3)
+    agree([winograd.winograd_conv, form], plain.same_conv, (2, *size, 3), (3, 3, 3, 5))
 
 
 def test_wide_3x3_convolutions_choose_a_form_per_platform():
@@ -87,61 +88,49 @@ def test_wide_3x3_convolutions_choose_a_form_per_platform():
     assert lowered(*wide, "cuda").count("stablehlo.convolution") == 3
     narrow = convolutions.conv_3x3, (1, 20, 22, 64), (3, 3, 64, 64)
     assert lowered(*narrow, "cpu").count("stablehlo.convolution") == 2  # forward, and the gradient by the input
-    assert "stablehlo.dot" not in lowered(convolutions.conv_3x3, (1, 21, 22, 128), (3, 3, 128, 128), "cpu")
+    assert "stablehlo.dot" not in lowered(*narrow, "cuda")
     for function, x, kernel in (wide, narrow):
-        agree([function], convolutions.same_conv, x, kernel)
+        agree([function], plain.same_conv, x, kernel)
 
 
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
 def test_depthwise_forms_agree(k, stride, size):
-    plain, shapes = partial(convolutions.grouped_depthwise, stride=stride), ((2, *size, 6), (k, k, 1, 6))
-    forms = (convolutions.depthwise_conv, convolutions.shifted_depthwise)
-    agree([partial(form, stride=stride) for form in forms], plain, *shapes)
+    forms = [computed_by(grouped.SHIFTED, stride)]
+    layer = partial(convolutions.depthwise_conv, stride=stride)
+    agree([layer, *forms], partial(plain.grouped_depthwise, stride=stride), (2, *size, 6), (k, k, 1, 6))
 
 
 @pytest.mark.parametrize(("groups", "width", "stride"), [(4, 3, 1), (8, 4, 1), (2, 17, 1), (8, 4, 2), (4, 3, 2)])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
 def test_grouped_forms_agree(groups, width, stride, size):
-    plain = partial(convolutions.padded_grouped_conv, groups=groups, stride=stride)
+    meant = partial(plain.padded_grouped_conv, groups=groups, stride=stride)
     shapes = (2, *size, groups * width), (3, 3, width, groups * width)
-    forms = (convolutions.grouped_conv_3x3, convolutions.split_grouped_conv)
-    agree([partial(form, groups=groups, stride=stride) for form in forms], plain, *shapes)
+    forms = (convolutions.grouped_conv_3x3, grouped.split_grouped_conv)
+    agree([partial(form, groups=groups, stride=stride) for form in forms], meant, *shapes)
 
 
 def test_upsample_conv_is_nearest_upsampling_then_convolution():
-    forms = [convolutions.upsample_conv, convolutions.product_upsample_conv]
-    agree(forms, convolutions.upsampled_conv, (2, 5, 6, 4), (3, 3, 4, 7))
+    forms = [convolutions.upsample_conv, products.product_upsample_conv]
+    agree(forms, plain.upsampled_conv, (2, 5, 6, 4), (3, 3, 4, 7))
 
 
 @pytest.mark.parametrize(("k", "size"), [(3, (12, 9)), (5, (7, 16)), (7, (10, 10)), (7, (30, 5)), (7, (1, 1))])
 def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
-    def plain(x, kernel):
-        return convolutions.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
+    def meant(x, kernel):
+        return plain.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
 
-    forms = (convolutions.padded_dilated_conv, convolutions.unpadded_dilated_conv, convolutions.dilated_conv)
-    agree([partial(form, dilation=k) for form in forms], plain, (2, *size, 3), (k, k, 3, 4))
+    forms = (plain.padded_dilated_conv, products.unpadded_dilated_conv, convolutions.dilated_conv)
+    agree([partial(form, dilation=k) for form in forms], meant, (2, *size, 3), (k, k, 3, 4))
 
 
 def test_wide_dilated_convolutions_choose_a_form_per_platform():
-    assert convolutions.share_within(20, 7, 7) == pytest.approx((6 + 13 + 20 + 13 + 6) / 100)
+    assert products.share_within(20, 7, 7) == pytest.approx((6 + 13 + 20 + 13 + 6) / 100)
     wide = partial(convolutions.dilated_conv, dilation=7), (1, 10, 10, 256), (7, 7, 256, 2)
     assert "stablehlo.convolution" not in lowered(*wide, "cpu")
     assert "stablehlo.convolution" in lowered(*wide, "cuda")
-    plain = partial(convolutions.padded_dilated_conv, dilation=7)
-    agree([partial(convolutions.dilated_conv, dilation=7)], plain, *wide[1:])
-
-
-def test_outside_of_jit_each_form_is_compiled_once():
-    x, kernel = random(1, 6, 6, 4), random(3, 3, 1, 4)
-    count: Any = getattr(per_platform, "_cache_size")  # noqa: B009, a method that JAX's types hide
-    convolutions.depthwise_conv(x, kernel)
-    compiled = count()
-    convolutions.depthwise_conv(x + 1, kernel, 1)
-    assert count() == compiled
-    convolutions.depthwise_conv(x, kernel, 2)
-    assert count() == compiled + 1
+    agree([wide[0]], partial(plain.padded_dilated_conv, dilation=7), *wide[1:])
 
 
 @pytest.mark.parametrize(
@@ -152,11 +141,11 @@ def test_outside_of_jit_each_form_is_compiled_once():
         (partial(convolutions.grouped_conv_3x3, groups=2), (1, 8, 8, 4), (3, 3, 2, 4), 2),
     ],
 )
-def test_accelerators_get_one_plain_convolution(layer, x, kernel, groups):
-    for platform in ("cuda", "tpu"):
-        assert f"feature_group_count = {groups} " in lowered(layer, x, kernel, platform)
-    with_cpu_form = jax.jit(layer).trace(random(*x), random(*kernel)).lower(lowering_platforms=("cpu",)).as_text()
-    assert with_cpu_form.count("feature_group_count") == with_cpu_form.count("feature_group_count = 1 ")
+def test_a_tpu_gets_one_plain_convolution_and_a_cpu_no_grouped_one(layer, x, kernel, groups):
+    assert f"feature_group_count = {groups} " in lowered(layer, x, kernel, "tpu")
+    with_cpu_form = lowered(layer, x, kernel, "cpu")
+    for name in ("feature_group_count", "batch_group_count"):
+        assert with_cpu_form.count(name) == with_cpu_form.count(f"{name} = 1 ")
 
 
 def test_max_pool_takes_the_largest_of_four():
@@ -166,7 +155,7 @@ def test_max_pool_takes_the_largest_of_four():
 
 def test_same_padding_puts_the_odd_pixel_behind():
     # TensorFlow's rule, by hand: size 8, k 3, stride 2 -> 4 outputs need 9 pixels, one more than there are.
-    assert convolutions.same_padding(8, 3, 2) == (0, 1)
-    assert convolutions.same_padding(9, 3, 2) == (1, 1)
-    assert convolutions.same_padding(8, 5, 2) == (1, 2)
-    assert convolutions.same_padding(8, 5, 1) == (2, 2)
+    assert grouped.same_padding(8, 3, 2) == (0, 1)
+    assert grouped.same_padding(9, 3, 2) == (1, 1)
+    assert grouped.same_padding(8, 5, 2) == (1, 2)
+    assert grouped.same_padding(8, 5, 1) == (2, 2)
