@@ -17,7 +17,10 @@ POINTWISE = Forms("pointwise_conv", default=Form(jnp.dot), cpu=products.FLAT)
 CONV_3X3 = Forms("conv_3x3", default=Form(plain.same_conv), cpu=winograd.CPU_3X3)
 UPSAMPLE = Forms("upsample_conv", default=Form(plain.upsampled_conv), cpu=products.UPSAMPLE)
 DILATED = Forms("dilated_conv", default=Form(plain.padded_dilated_conv), cpu=Form(products.cpu_dilated_conv))
-DEPTHWISE = Forms("depthwise_conv", default=Form(plain.grouped_depthwise), cpu=grouped.SHIFTED)
+# Not measured on CUDA yet: cuDNN is known to be slow where a group is one channel, most of all at the kernel's gradient
+DEPTHWISE = Forms(
+    "depthwise_conv", default=Form(plain.grouped_depthwise), cpu=grouped.SHIFTED_CPU, cuda=grouped.SHIFTED_CUDA
+)
 GROUPED = Forms("grouped_conv_3x3", default=Form(plain.padded_grouped_conv), cpu=Form(grouped.split_grouped_conv))
 
 he_normal = nn.initializers.he_normal()

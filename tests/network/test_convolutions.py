@@ -97,7 +97,7 @@ def test_wide_3x3_convolutions_choose_a_form_per_platform():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(8, 10), (9, 7)])
 def test_depthwise_forms_agree(k, stride, size):
-    forms = [computed_by(grouped.SHIFTED, stride)]
+    forms = [computed_by(form, stride) for form in (grouped.SHIFTED_CPU, grouped.SHIFTED_CUDA)]
     layer = partial(convolutions.depthwise_conv, stride=stride)
     agree([layer, *forms], partial(plain.grouped_depthwise, stride=stride), (2, *size, 6), (k, k, 1, 6))
 
@@ -146,6 +146,13 @@ def test_a_tpu_gets_one_plain_convolution_and_a_cpu_no_grouped_one(layer, x, ker
     with_cpu_form = lowered(layer, x, kernel, "cpu")
     for name in ("feature_group_count", "batch_group_count"):
         assert with_cpu_form.count(name) == with_cpu_form.count(f"{name} = 1 ")
+
+
+def test_one_line_of_the_table_decides_what_cuda_gets(monkeypatch):
+    depthwise = convolutions.depthwise_conv, (1, 8, 8, 4), (3, 3, 1, 4), "cuda"
+    assert "stablehlo.convolution" not in lowered(*depthwise)
+    monkeypatch.setattr(convolutions, "DEPTHWISE", convolutions.DEPTHWISE._replace(cuda=None))
+    assert lowered(*depthwise).count("stablehlo.convolution") == 3
 
 
 def test_max_pool_takes_the_largest_of_four():
