@@ -25,7 +25,7 @@ from jaxdbd.machine.profile import seconds_by_kind
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.sharding import make_mesh
-from jaxdbd.training.loop import compile_steps
+from jaxdbd.training.programs import compile_steps
 
 ARCHS = {"lite": "lite0", **{name: name for name in ENCODERS}}
 PHOTO = (427, 640)  # height and width of CUHK's median photograph

@@ -1,0 +1,80 @@
+"""The functions of a run, as programs for its devices."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt8
+
+from jaxdbd import sharding, weights
+from jaxdbd.inference import probability_and_nearness
+from jaxdbd.network.model import DepthDistilledDBD
+from jaxdbd.training.checkpoint import abstract
+from jaxdbd.training.distillation import Params, with_adapters
+from jaxdbd.training.keeper import Maps
+from jaxdbd.training.losses import joint_loss
+from jaxdbd.training.optimizer import make_optimizer, make_schedule
+from jaxdbd.training.step import Metrics, TrainState, batch_loss, create_state, train_step
+from jaxdbd.training.vectors import Layout, make_layout
+
+
+class Steps(NamedTuple):
+    """The compiled functions of a run, each for the whole mesh."""
+
+    layout: Layout  # of the state's vectors
+    make_state: Callable[[weights.Variables], TrainState]
+    abstract_state: TrainState  # shapes, dtypes and shardings of the state
+    train: Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+    predict: Callable[[weights.Variables, UInt8[Array, "b s s 3"]], tuple[Maps, Maps | None]]
+
+
+def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
+    """The learning rate by update."""
+    return make_schedule(config.schedule, peak=config.learning_rate, steps=updates, warmup_steps=config.warmup_steps)
+
+
+def compile_steps(
+    config: ml_collections.ConfigDict, model: DepthDistilledDBD, adapters: Params, updates: int, mesh: Mesh
+) -> Steps:
+    """The functions of a run of so many updates, jitted for the mesh; of `adapters` the shapes count."""
+    tx = make_optimizer(
+        config.optimizer,
+        learning_rate(config, updates),
+        weight_decay=config.weight_decay,
+        encoder_lr_factor=config.encoder_lr_factor,
+        clip_norm=config.clip_norm,
+        accumulate=config.accumulate,
+    )
+    variables = with_adapters(weights.shapes(model), adapters)
+    layout = make_layout(variables)
+    make_state = partial(create_state, layout=layout, tx=tx, ema=config.ema_decay > 0)
+    shapes = jax.eval_shape(make_state, variables)
+    placement = sharding.state_sharding(mesh, shapes, config.fsdp)
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    joint = partial(
+        joint_loss,
+        focus_loss=config.focus_loss,
+        depth_loss=config.depth_loss,
+        side_weights=tuple(config.side_weights),
+    )
+    loss = partial(batch_loss, model=model, loss=joint, gamma=config.gamma, feature_weight=config.feature_weight)
+    step = partial(
+        train_step,
+        loss=loss,
+        layout=layout,
+        tx=tx,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+        whole=whole,
+    )
+    return Steps(
+        layout,
+        jax.jit(make_state, out_shardings=placement),
+        abstract(shapes, placement),
+        jax.jit(step, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, whole)),
+        jax.jit(partial(probability_and_nearness, model), in_shardings=(whole, rows), out_shardings=whole),
+    )
