@@ -15,7 +15,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path, is_remote, is_store_error
 from jaxdbd.training.damage import none_readable, set_aside, set_aside_without_metrics, warn, warn_damaged
-from jaxdbd.training.provenance import Provenance, check_same_shards, counts, git_revision
+from jaxdbd.training.provenance import Provenance, check_same_shards, counts
 from jaxdbd.training.vectors import Layout
 
 # What a change of some fields means for a run that goes on.
@@ -129,8 +129,8 @@ def save(
     metrics: dict[str, float] | None,
     origin: Provenance = Provenance({}, ""),  # noqa: B008, it cannot be changed
 ) -> None:
-    """Starts writing state, layout, rows seen, config, git revision and origin under `step`, and returns meanwhile."""
-    meta = {"config": config, "layout": layout, "git": git_revision(), "rows": rows, "shards": origin.shards}
+    """Starts writing state, layout, rows seen, config and origin under `step`, and returns meanwhile."""
+    meta = {"config": config, "layout": layout, "git": origin.revision, "rows": rows, "shards": origin.shards}
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
     with store_errors(manager.directory):
         manager.save(step, args=args, metrics=metrics and {**metrics, "split": origin.evaluated}, force=True)

@@ -9,18 +9,21 @@ from typing import Any, NamedTuple
 
 from jaxdbd.errors import UserError
 
+PACKAGE = Path(__file__).resolve().parents[1]
+
 
 class Provenance(NamedTuple):
-    """The data of a run."""
+    """The data of a run, and the code."""
 
     shards: Mapping[str, str]  # `shards_digest` of each dataset
     evaluated: str  # the split whose MAE picks the weights, and which shards it is of; "" where none does
+    revision: str = ""  # `git_revision` when the run began: the checkout may change under it
 
 
 def provenance(dataset: str, eval_split: str, shards: Mapping[str, str]) -> Provenance:
-    """That of a run on a mixture such as 'dbd/cuhk+dbd/refocused'."""
+    """That of a run on a mixture such as 'dbd/cuhk+dbd/refocused', which begins now."""
     built = "+".join(shards[name][:12] for name in dataset.split("+"))
-    return Provenance(shards, f"{dataset}:{eval_split} ({built})" if eval_split else "")
+    return Provenance(shards, f"{dataset}:{eval_split} ({built})" if eval_split else "", git_revision())
 
 
 def check_same_shards(
@@ -48,14 +51,19 @@ def counts(metrics: Mapping[str, Any], evaluated: str) -> bool:
     return metrics.get("split", evaluated) == evaluated
 
 
-def git_revision() -> str:
-    """The commit that the code stands at, with `+` where it was changed since; '' outside a git checkout."""
-    here = Path(__file__).parent
+def git_revision(package: Path = PACKAGE) -> str:
+    """The commit that the checkout of `package` stands at, with `+` where it was changed since; '' for none.
+
+    An installed package has none: a repository around it, such as one that holds its environment, is another one.
+    """
+
+    def git(*command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *command], cwd=package, capture_output=True, text=True, check=False)
+
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+        top, head = git("rev-parse", "--show-toplevel"), git("rev-parse", "HEAD")
+    except OSError:  # no git, or no such folder: a package may lie in a zip file
         return ""
-    if head.returncode:
+    if head.returncode or Path(top.stdout.rstrip("\n")) != package.parent:
         return ""
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, check=False).returncode
-    return head.stdout.strip() + ("+" if changed else "")
+    return head.stdout.strip() + ("+" if git("diff", "--quiet", "HEAD").returncode else "")

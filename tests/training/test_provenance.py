@@ -1,6 +1,7 @@
 """Which data a checkpoint is from: datasets built anew in their place, and another split for the evaluation."""
 
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from jaxdbd.input.digest import shards_digest
 from jaxdbd.input.records import open_split
 from jaxdbd.training import checkpoint
 from jaxdbd.training.loop import make_model, train
-from jaxdbd.training.provenance import Provenance, check_same_shards, provenance
+from jaxdbd.training.provenance import Provenance, check_same_shards, git_revision, provenance
 
 SCENES = ["--dataset=synthetic", "--teacher=scene", "--size=64", "--train_scenes=16", "--test_scenes=8"]
 
@@ -70,6 +71,41 @@ def test_the_split_that_is_evaluated_names_its_shards():
     shards = {"dbd/a": "a" * 64, "dbd/b": "b" * 64}
     assert provenance("dbd/a", "", shards).evaluated == ""
     assert provenance("dbd/a+dbd/b", "test[:9]", shards).evaluated == f"dbd/a+dbd/b:test[:9] ({'a' * 12}+{'b' * 12})"
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A repository with one commit, of a package."""
+    package = tmp_path / "checkout" / "package"
+    package.mkdir(parents=True)
+    (package / "code.py").write_text("a = 1\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", *command], cwd=package.parent, check=True)
+    return package
+
+
+def test_the_commit_and_whether_the_code_was_changed_since(checkout, monkeypatch):
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    assert git_revision(checkout) == head.strip()
+    (checkout / "code.py").write_text("a = 2\n")
+    assert git_revision(checkout) == f"{head.strip()}+"
+    monkeypatch.setenv("PATH", "")
+    assert git_revision(checkout) == ""
+
+
+def test_an_installed_package_has_no_commit_whatever_it_lies_in(checkout, tmp_path):
+    installed = checkout.parent / ".venv" / "site-packages" / "package"
+    installed.mkdir(parents=True)
+    assert git_revision(installed) == ""
+    (tmp_path / "elsewhere" / "package").mkdir(parents=True)
+    assert git_revision(tmp_path / "elsewhere" / "package") == ""
+    assert git_revision(tmp_path / "nowhere" / "package") == ""
+
+
+def test_the_commit_is_taken_when_the_run_begins(monkeypatch):
+    monkeypatch.setattr("jaxdbd.training.provenance.git_revision", lambda: "abc")
+    assert provenance("dbd/a", "", {"dbd/a": "1"}).revision == "abc"
 
 
 def test_only_datasets_that_both_have_are_compared(capsys):
