@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import importlib.util
 import io
 import logging
 import os
@@ -27,12 +28,24 @@ def keep_memory() -> None:
 
     XLA asks for its buffers anew in every call, and the kernel fills them with zeros page by page: on a CPU that is a
     third of a training step, and a sixth of VGG's forward pass (docs/performance.md). Call it before there are threads.
-    Does nothing where GLIBC_TUNABLES already says something of malloc.
+    Does nothing where programs are for an accelerator, or where GLIBC_TUNABLES already says something of malloc.
     """
+    if not runs_on_cpu():
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt and "glibc.malloc" not in os.environ.get("GLIBC_TUNABLES", ""):
         for option, value in MALLOC_OPTIONS.values():
             mallopt(option, value)
+
+
+def runs_on_cpu() -> bool:
+    """Whether JAX's programs will be for the CPU, as far as can be told without waking its devices.
+
+    They are where JAX_PLATFORMS says so, or nothing that knows another kind of device is installed.
+    """
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return platforms.split(",")[0] == "cpu"
+    return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
 
 
 def keep_compiled_programs() -> None:

@@ -1,6 +1,7 @@
 """What a command settles before it starts."""
 
 import ctypes
+import importlib.util
 import os
 import platform
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from jaxdbd.machine.startup import keep_memory
+from jaxdbd.machine.startup import keep_memory, runs_on_cpu
 
 # Fills a large buffer, lets go of it, and does so again: how often the kernel had to hand out pages, each time.
 FAULTS = """
@@ -26,12 +27,34 @@ for _ in range(2):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of glibc's malloc")
 @pytest.mark.parametrize(("tunables", "kept"), [("", True), ("glibc.malloc.mmap_max=65536", False)])
 def test_memory_is_filled_once_unless_the_user_has_settings_of_his_own(tunables, kept):
-    first, second = map(int, kept_in(FAULTS, GLIBC_TUNABLES=tunables).split())
+    first, second = map(int, kept_in(FAULTS, GLIBC_TUNABLES=tunables, JAX_PLATFORMS="cpu").split())
     assert first > 10_000  # pages of 4 kB
     assert (second < first / 10) == kept
 
 
+@pytest.mark.parametrize(
+    ("platforms", "installed", "expected"),
+    [
+        ("", (), True),
+        ("", ("jax_plugins",), False),
+        ("", ("libtpu",), False),
+        ("cpu", ("jax_plugins",), True),
+        ("cuda,cpu", ("jax_plugins",), False),
+    ],
+)
+def test_memory_is_kept_for_programs_of_the_cpu(monkeypatch, platforms, installed, expected):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in installed else None)
+    assert runs_on_cpu() == expected
+    asked = []
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", asked.append)
+    keep_memory()
+    assert bool(asked) == expected
+
+
 def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("asked for the C library"))
     keep_memory()
