@@ -1,6 +1,7 @@
 """Trains a network: python train.py --config=configs/lite.py --workdir=DIR [--config.field=value ...]."""
 
 import argparse
+import sys
 
 from jaxdbd import sharding
 from jaxdbd.machine import startup
@@ -26,6 +27,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--accept_rebuilt_data", action="store_true", help="go on from a checkpoint though its dataset was built anew"
     )
+    parser.add_argument("--debug", action="store_true", help="show the traceback behind an error's one line")
     parser.add_argument("--coordinator", help="host:port of process 0, to train in several processes")
     parser.add_argument("--process_id", type=int, help="this process's number, with --coordinator")
     parser.add_argument("--process_count", type=int, help="how many processes there are, with --coordinator")
@@ -45,7 +47,7 @@ def main() -> int:
         sharding.initialize_distributed(args.coordinator, args.process_id, args.process_count, args.coordinator_timeout)
         return train(config, args.workdir, args.profile, args.accept_rebuilt_data)
 
-    return startup.exit_status(run)
+    return startup.exit_status(run, debug="--debug" in sys.argv)  # parsing the flags can be what fails
 
 
 if __name__ == "__main__":

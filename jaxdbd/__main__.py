@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jaxdbd.machine.startup import exit_status, keep_compiled_programs, keep_memory
 
+DEBUG = "--debug"
 # Each command is a module with add_arguments(parser) and run(args), imported only when it is asked for.
 COMMANDS = {
     "predict": "focus maps of photographs, without masks",
@@ -23,6 +24,7 @@ COMMANDS = {
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:
     """The parser with every command's name, and the flags of the chosen one."""
     parser = argparse.ArgumentParser(prog="jaxdbd", description="Defocus blur detection in JAX.", allow_abbrev=False)
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback behind an error's one line")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"jaxdbd {name}: {summary}.", allow_abbrev=False)
@@ -34,13 +36,15 @@ def build_parser(chosen: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake is one line on stderr and status 1."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    debug = DEBUG in argv
+    argv = [argument for argument in argv if argument != DEBUG]  # so that it may stand behind the command, too
 
     def run() -> int | None:
         args = build_parser(argv[0] if argv else None).parse_args(argv)
         keep_compiled_programs()
         return importlib.import_module(f"jaxdbd.commands.{args.command}").run(args)
 
-    return exit_status(run)
+    return exit_status(run, debug)
 
 
 def console() -> int:

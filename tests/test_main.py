@@ -42,6 +42,12 @@ def test_users_mistake_is_one_line_and_a_fault_of_ours_is_loud(monkeypatch, caps
     monkeypatch.setattr(compare, "run", fail(UserError("no such thing")))
     assert main(["compare", "a.json"]) == 1
     assert capsys.readouterr().err == "error: no such thing\n"
+    for argv in (["--debug", "compare", "a.json"], ["compare", "a.json", "--debug"]):
+        assert main(argv) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("Traceback (most recent call last)")
+        assert "in run\n    raise error" in told
+        assert told.endswith("\nerror: no such thing\n")
     monkeypatch.setattr(compare, "run", fail(ValueError("a bug")))
     with pytest.raises(ValueError, match="a bug"):
         main(["compare", "a.json"])

@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
@@ -68,10 +69,11 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def exit_status(command: Callable[[], int | None]) -> int:
+def exit_status(command: Callable[[], int | None], debug: bool = False) -> int:
     """Runs a command: what the user can mend is one line on stderr and status 1, Ctrl-C is 130. Errors of ours rise.
 
-    Whatever is printed meanwhile, the terminal can show it: file names may be any bytes.
+    With `debug` the line follows the traceback that it stands for. Whatever is printed meanwhile, the terminal can show
+    it: file names may be any bytes.
     """
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # what stands in for a stream may not have it
@@ -89,6 +91,8 @@ def exit_status(command: Callable[[], int | None]) -> int:
         line = refusal(error)
         if line is None:
             raise
+        if debug:
+            traceback.print_exc()
         print(f"error: {line}", file=sys.stderr)
         return 1
 

@@ -10,6 +10,7 @@ import ml_collections
 import pytest
 
 import sweep
+import train
 from configs import ablation, default, everyday, lite
 from jaxdbd import weights
 from jaxdbd.errors import UserError
@@ -167,6 +168,15 @@ def test_train_says_it_in_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr == "error: --config.nonsense: there is no such field\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback_behind_the_line(monkeypatch, tmp_path, capsys):
+    flags = [f"--config={CONFIGS}/lite.py", f"--workdir={tmp_path}/run", "--config.nonsense=1", "--debug"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    assert train.main() == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last)")
+    assert told.endswith("\nerror: --config.nonsense: there is no such field\n")
 
 
 # --- sweep.py ---
