@@ -1,11 +1,13 @@
 """Devices: the mesh, where the state and the batch live on it, and more than one process."""
 
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdbd import peers
@@ -100,3 +102,13 @@ def all_rows_to_devices(batch: np.ndarray, mesh: Mesh) -> jax.Array:
 def gather(mesh: Mesh) -> Callable[[Any], Any]:
     """A function that puts a whole copy of every array of a tree on every device."""
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
+def from_all(value: Any) -> list[Any]:
+    """What each process has for `value`, by their numbers, the same on all of them; all must call this."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - data.size)))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]

@@ -14,6 +14,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import as_path, is_remote, is_store_error
+from jaxdbd.sharding import from_all
 from jaxdbd.training.damage import none_readable, set_aside, set_aside_without_metrics, warn, warn_damaged
 from jaxdbd.training.provenance import Provenance, check_same_shards, counts
 from jaxdbd.training.vectors import Layout
@@ -146,7 +147,8 @@ def restore(
 ) -> tuple[Any, int] | None:
     """The state of the newest checkpoint that can be read, and the row that comes next; None where there is none.
 
-    One that cannot be read is passed over with a warning, and set aside so that the run can write its step again.
+    One that a process cannot read is passed over with a warning by all, and set aside so that the run can write its
+    step again.
 
     Args:
       manager: of the run's folder.
@@ -160,13 +162,13 @@ def restore(
       UserError: where the checkpoint belongs to another run, or to a dataset that was rebuilt, or none can be read.
     """
     damaged = []
-    for step in sorted(manager.all_steps(), reverse=True):
-        meta = _read(manager, step, "meta", ocp.args.JsonRestore())
+    for step in sorted(set().union(*from_all(manager.all_steps())), reverse=True):
+        meta = _read(manager, step, "meta", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore())
         if meta is not None:
             check_same_run(manager.directory, meta["config"], config)
             check_same_shards(manager.directory, step, meta.get("shards"), shards or {}, accepts_rebuilt)
             check_same_layout(manager.directory, meta.get("layout"), layout)
-            state = _read(manager, step, "state", ocp.args.StandardRestore(abstract_state))
+            state = read_state(manager, step, abstract_state)
             if state is not None:
                 break
         damaged.append(step)
@@ -180,17 +182,39 @@ def restore(
     return state, meta["rows"]
 
 
-def _read(manager: ocp.CheckpointManager, step: int, part: str, how: ocp.args.CheckpointArgs) -> Any | None:
-    # Orbax reports damage through many exception types, which none of its interfaces names. Each is shown, and where no
-    # checkpoint can be read the run stops.
+def read_state(manager: ocp.CheckpointManager, step: int, abstract_state: Any) -> Any | None:
+    """The state of one checkpoint; None, after a warning, where a process cannot read it."""
+    return _read(manager, step, "state", ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(abstract_state))
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, part: str, handler: ocp.CheckpointHandler, how: ocp.args.CheckpointArgs
+) -> Any | None:
+    """One part of a checkpoint; None for all processes where one cannot read it.
+
+    By the handler, since the manager's own way has processes wait for each other, which fails if one cannot read. Orbax
+    reports damage through many exception types, which none of its interfaces names. Each is shown, and where no
+    checkpoint can be read the run stops.
+    """
+    found, refusal = None, None
     try:
-        return manager.restore(step, args=ocp.args.Composite(**{part: how}))[part]
+        found = handler.restore(manager.directory / str(step) / part, args=how)
     except Exception as error:
         reason = f"{part}: {first_line(error)}"
         if is_remote(manager.directory) and is_refusal(error):
-            raise UserError(f"{manager.directory}: the store does not give checkpoint {step} ({reason})") from error
-        warn_damaged(manager.directory, step, reason)
-        return None
+            refusal = f"{manager.directory}: the store does not give checkpoint {step} ({reason})"
+        else:
+            warn_damaged(manager.directory, step, reason)
+    finally:
+        handler.close()
+    everywhere = from_all((found is not None, refusal))
+    for _, refusal in everywhere:
+        if refusal:
+            raise UserError(refusal)
+    can_read_all = all(can_read for can_read, _ in everywhere)
+    if found is not None and not can_read_all:
+        warn_damaged(manager.directory, step, f"{part}: another process cannot read it")
+    return found if can_read_all else None
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Damaged checkpoints: told, and taken out of the way, so that a run goes on from the one before."""
+"""Damaged checkpoints: told, and taken out of the way by all processes alike, so that a run goes on from one before."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from etils import epath
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import is_file, read_text
 from jaxdbd.machine.paths import is_remote
+from jaxdbd.sharding import from_all
 
 MARK = "commit_success.txt"  # a checkpoint in a store counts as whole, to Orbax, when this file is in it
 
@@ -45,17 +46,16 @@ def set_aside_without_metrics(folder: epath.Path) -> None:
     found = [entry for entry in folder.iterdir() if entry.name.isdigit()] if folder.exists() else []
     if is_remote(folder):
         found = [entry for entry in found if is_file(entry / MARK)]
-    steps = sorted(int(entry.name) for entry in found)
-    damaged = [step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")]
-    # All have looked before the first renames: a process that came later would see nothing damaged, and not wait below.
-    ocp.multihost.sync_global_processes("checkpoints looked at")
-    if not damaged:
-        return
-    for step in damaged:
+    steps = {int(entry.name) for entry in found}
+    damaged = {step for step in steps if _metrics_fault(folder / str(step) / "metrics" / "metrics")}
+    for step in sorted(damaged):
         warn_damaged(folder, step, "its metrics cannot be read")
-    if damaged == steps:
+    # What one process cannot read is out of the way for all; and all have looked before the first renames.
+    steps, damaged = (set().union(*from_all(numbers)) for numbers in (steps, damaged))
+    if damaged and damaged == steps:
         raise none_readable(folder)
-    _rename_damaged(folder, damaged)
+    if damaged:
+        _rename_damaged(folder, sorted(damaged))
 
 
 def _metrics_fault(path: epath.Path) -> bool:
@@ -73,7 +73,7 @@ def _rename_damaged(folder: epath.Path, steps: list[int]) -> None:
     if jax.process_index() == 0:
         for step in steps:
             if is_remote(folder):
-                (folder / str(step) / MARK).unlink()
-            else:
+                (folder / str(step) / MARK).unlink(missing_ok=True)
+            elif (folder / str(step)).exists():  # or only another process sees it
                 (folder / str(step)).rename(folder / f"damaged_{step}")
     ocp.multihost.sync_global_processes("damaged checkpoints set aside")
