@@ -16,14 +16,24 @@ from jaxdbd.errors import UserError
 # Shorter vectors cost more to gather than they save.
 FSDP_MIN_SIZE = 2**16
 
+# Where launchers say how many processes they started: SLURM, Open MPI, MPICH and Intel MPI, MVAPICH, torchrun, Flux.
+LAUNCHERS = (
+    *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"),
+    *("WORLD_SIZE", "FLUX_JOB_SIZE"),
+)
+NO_CLUSTER = "coordinator_address should be defined."  # JAX, where it finds no cluster at all
+
 
 def initialize_distributed(
     coordinator: str | None, process_id: int | None, process_count: int | None, timeout: float = peers.TIMEOUT
 ) -> None:
     """Joins this process to the others, if there are any; to be called before anything else touches JAX.
 
-    With `coordinator` (host:port) the three arguments say it all; otherwise the environment does. The others are waited
-    for `timeout` seconds. Raises UserError where some of the three are missing, and as `peers.join` does.
+    With `coordinator` (host:port) the three arguments say it all. Otherwise JAX finds its way in a cluster that it
+    knows: SLURM, Open MPI, a TPU pod, an indexed job of Kubernetes. The others are waited for `timeout` seconds.
+
+    Raises UserError as `peers.join` does, where some of the three are missing, and where there are others that JAX does
+    not find: each would train the whole run, in one workdir.
     """
     if coordinator:
         if process_id is None or process_count is None:
@@ -31,21 +41,37 @@ def initialize_distributed(
         peers.join(coordinator, process_id, process_count, timeout)
     elif process_id is not None or process_count is not None:
         raise UserError("--process_id and --process_count need --coordinator=HOST:PORT beside them")
-    elif is_one_of_many(os.environ):
+    elif not is_alone(os.environ):
+        _join_cluster(timeout)
+
+
+def is_alone(environment: Mapping[str, str]) -> bool:
+    """Whether a cluster says that it started one process, where JAX would wait for more, or restrict it to one GPU."""
+    # SLURM's batch script, before srun, knows how many tasks the job has; a pod need not belong to an indexed job.
+    is_pod = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" not in environment
+    return environment.get("SLURM_STEP_NUM_TASKS") == "1" or (is_pod and not _launcher(environment))
+
+
+def _join_cluster(timeout: float) -> None:
+    try:
         with peers.watched(timeout):
             jax.distributed.initialize(initialization_timeout=int(timeout) + 60)  # JAX would abort the process
+    except (ValueError, KeyError, RuntimeError) as error:
+        flags = "give each process --coordinator, --process_id and --process_count"
+        if str(error) != NO_CLUSTER:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"JAX cannot join the cluster that the environment names ({reason}): {flags}") from error
+        if name := _launcher(os.environ):
+            raise UserError(
+                f"{name}={os.environ[name]}: several processes were started, by what JAX does not know: {flags}, or"
+                f" unset {name} where this one is alone"
+            ) from error
 
 
-def is_one_of_many(environment: Mapping[str, str]) -> bool:
-    """Whether this process has peers that JAX finds by itself.
-
-    It does under SLURM and Open MPI, on a TPU pod, and where JAX_COORDINATOR_ADDRESS is set.
-    """
-    tasks = max(int(environment.get(name, "1")) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
-    # JAX sets the first where there are TPU chips, and the second where no metadata server can tell of the others.
-    is_cloud_tpu = "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment
-    has_tpu_peers = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    return tasks > 1 or is_cloud_tpu or has_tpu_peers or "JAX_COORDINATOR_ADDRESS" in environment
+def _launcher(environment: Mapping[str, str]) -> str | None:
+    """The variable by which a launcher says that it started several processes; None where none does."""
+    counts = {name: environment.get(name, "") for name in LAUNCHERS}
+    return next((name for name, count in counts.items() if count.isdigit() and int(count) > 1), None)
 
 
 def make_mesh(devices: list | None = None) -> Mesh:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
+from ports import free_port
 
 from jaxdbd import sharding
 from jaxdbd.errors import UserError
@@ -68,22 +69,77 @@ def test_rows_reach_the_mesh():
         assert sharding.batch_sharding(mesh).spec == PartitionSpec("data")
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, False),
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, False),  # the batch script itself, before srun
-        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, True),
-        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),
-        ({"TPU_ML_PLATFORM": "JAX"}, True),
-        ({"JAX_COORDINATOR_ADDRESS": "host:1234"}, True),
-    ],
-)
-def test_the_environment_says_whether_there_are_others(environment, expected):
-    assert sharding.is_one_of_many(environment) == expected
+JOIN = """
+import json, os, sys
+import jax
+from jaxdbd import sharding
+from jaxdbd.errors import UserError
+told = []
+for environment in json.loads(sys.argv[1]):
+    os.environ.update(environment)
+    try:
+        told.append(sharding.initialize_distributed(None, None, None) or jax.distributed.is_initialized())
+    except UserError as error:
+        told.append(str(error))
+    for name in environment:
+        del os.environ[name]
+print(json.dumps(told))
+"""
+NO_CLUSTER = [
+    {},
+    {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # a shell in an allocation, before srun
+    # The batch script itself: JAX would wait for four.
+    {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "1",
+    },
+    {"OMPI_COMM_WORLD_SIZE": "1"},
+    {"WORLD_SIZE": "1", "RANK": "0"},
+    {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},  # a pod of no job
+]
+UNKNOWN = [
+    ({"WORLD_SIZE": "4", "RANK": "0"}, "WORLD_SIZE=4: several processes were started, by what JAX does not know: give"),
+    ({"PMI_SIZE": "2", "PMI_RANK": "1"}, "PMI_SIZE=2: several processes"),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2: several processes"),  # of Open MPI 5, which JAX misses
+    ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_STEP_NUM_TASKS=2: several processes"),
+    (
+        {"JAX_COORDINATOR_ADDRESS": "a:1"},
+        "JAX cannot join the cluster that the environment names (ValueError: Number of",
+    ),
+    ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, "JAX cannot join the cluster that the environment names (Key"),
+]
+
+
+def run_python(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    own = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=own, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_alone_where_no_cluster_is_and_no_run_of_many_by_mistake():
+    cases = [*NO_CLUSTER, *(environment for environment, _ in UNKNOWN)]
+    told = json.loads(run_python(JOIN, json.dumps(cases)).communicate(timeout=300)[0])
+    assert told[: len(NO_CLUSTER)] == [False] * len(NO_CLUSTER)
+    for line, (_, expected) in zip(told[len(NO_CLUSTER) :], UNKNOWN, strict=True):
+        assert line.startswith(expected)
+        assert "give each process --coordinator, --process_id and --process_count" in line
+        assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_slurm_is_found_by_jax():
+    program = "from jaxdbd import sharding\nsharding.initialize_distributed(None, None, None)\n"
+    program += "print(sharding.from_all({'of': sharding.jax.process_index()}))"
+    common = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}
+    port = {"JAX_COORDINATOR_PORT": str(free_port())}
+    each = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    processes = [run_python(program, **common, **port, **own) for own in each]
+    told = [process.communicate(timeout=300)[0].splitlines()[-1] for process in processes]
+    assert told == ["[{'of': 0}, {'of': 1}]"] * 2
 
 
 def test_half_the_flags_are_not_enough():
