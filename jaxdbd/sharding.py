@@ -80,6 +80,11 @@ def make_mesh(devices: list | None = None) -> Mesh:
     return Mesh(np.asarray(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
+def local_mesh(mesh: Mesh) -> Mesh:
+    """The devices of a mesh that belong to this process."""
+    return make_mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+
+
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The first axis, such as the rows of a batch, spread over the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -32,6 +32,8 @@ WAITING, WAITING_PIXELS = 64, 32_000_000  # maps that wait to be scored: bounds 
 Maps = Float[Array, "b s s"]
 # Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus, and nearness or None.
 Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]
+# Of one photograph: pixels by level of the map, and the measures of its depth in a list, empty without depth.
+Counts = tuple[Int[np.ndarray, "2 256"], list[dict[str, float]]]
 
 
 def focus_predictor(
@@ -95,18 +97,27 @@ def focus_maps(
 
 
 def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
-    """Scores that training can afford often.
+    """Scores that training can afford often: `summarize_counts` of `quick_counts`."""
+    return summarize_counts(list(quick_counts(predict, records, size, batch_size)))
+
+
+def quick_counts(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> Iterator[Counts]:
+    """What `summarize_counts` needs to know of each record, in order."""
+    for example, focus, depth in focus_maps(predict, records, size, batch_size):
+        yield count_levels(*valid_pixels(focus, example)), near_scores(example, depth)
+
+
+def summarize_counts(counts: Sequence[Counts]) -> dict[str, float]:
+    """The scores of a set from the counts of its photographs.
 
     Returns:
       `mae`, `f` and `iou` under protocol `ddff` at the masks' own sizes, over the pixels where the mask is valid;
       `threshold` for a binary mask, by `best_threshold`; and, where network and records have depth, each of
       `scoring.depth.MEASURES` as `depth/<measure>`, averaged over the photographs.
     """
-    levels, depths = [], []
-    for example, focus, depth in focus_maps(predict, records, size, batch_size):
-        levels.append(count_levels(*valid_pixels(focus, example)))
-        depths += near_scores(example, depth)
-    near = {f"depth/{name}": value for name, value in mean_scores(depths).items()}
+    levels = [levels for levels, _ in counts]
+    means = mean_scores([scores for _, depths in counts for scores in depths])
+    near = {f"depth/{name}": value for name, value in means.items()}
     return {**summarize_ddff(levels), "threshold": best_threshold(levels), **near}
 
 

@@ -13,7 +13,8 @@ from jaxdbd.input.evaluation import MOST_SHOWN, evaluation_batches
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.records import reduced
 from jaxdbd.photographs.panels import example_panel
-from jaxdbd.scoring.maps import quick_scores
+from jaxdbd.scoring.maps import Predict, quick_counts, summarize_counts
+from jaxdbd.sharding import from_all
 from jaxdbd.training.logs import RunLog
 from jaxdbd.training.step import TrainState
 
@@ -22,22 +23,48 @@ Maps = Float[Array, "b s s"]
 PANEL_ROWS = 8
 
 
-def evaluate(
-    predict: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]],
-    parts: dict[str, Sequence[dict]],
-    size: int,
-    batch_size: int,
-) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]:
-    """Scores of the records of each dataset, and a panel of the first few of all.
+@dataclasses.dataclass(frozen=True)
+class Share(Sequence):
+    """Every n-th of some records, from the `first` on; read as they are asked for."""
 
-    `predict` is that of `Steps`, bound. The scores are those of `quick_scores`, averaged over the datasets, each with
-    the same weight; where there are several, also each one's own as `<dataset>/<measure>`.
+    records: Sequence[dict]
+    first: int
+    n: int
+
+    def __len__(self) -> int:
+        return len(range(self.first, len(self.records), self.n))
+
+    def __getitem__(self, i: int) -> dict:
+        return self.records[range(self.first, len(self.records), self.n)[i]]
+
+
+def evaluate(
+    predict: Predict, parts: dict[str, Sequence[dict]], size: int, batch_size: int
+) -> tuple[dict[str, float], UInt8[np.ndarray, "h w 3"] | None]:
+    """Scores of the records of each dataset, the same on all processes; on the first, a panel of the first few of all.
+
+    `predict` is that of `Steps`, bound. Each process looks at its share of the records. The scores are those of
+    `quick_scores`, averaged over the datasets, each with the same weight; where there are several, also each one's own
+    as `<dataset>/<measure>`.
     """
-    each = {name: quick_scores(predict, records, size, batch_size) for name, records in parts.items()}
+    each = {name: shared_scores(predict, records, size, batch_size) for name, records in parts.items()}
     measures = next(iter(each.values())).keys()
     scores = {m: float(np.mean([s[m] for s in each.values() if m in s])) for m in measures}
     if len(each) > 1:
         scores |= {f"{name}/{m}": value for name, s in each.items() for m, value in s.items()}
+    return scores, panel(predict, parts, size, batch_size) if jax.process_index() == 0 else None
+
+
+def shared_scores(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
+    """`quick_scores` of records, of which each process looks at its share."""
+    n = jax.process_count()
+    share = Share(records, jax.process_index(), n)
+    shares = from_all(list(quick_counts(predict, share, size, batch_size)))
+    return summarize_counts([shares[i % n][i // n] for i in range(len(records))])
+
+
+def panel(predict: Predict, parts: dict[str, Sequence[dict]], size: int, batch_size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The first few records of each dataset, with their maps."""
     shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
     examples, predictions = [], []
     for images, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
@@ -48,7 +75,7 @@ def evaluate(
             near = None if depth is None else to_size(depth[i], shape)
             predictions.append(Prediction(to_size(focus[i], shape), near))
         examples += rows
-    return scores, example_panel(examples, predictions)
+    return example_panel(examples, predictions)
 
 
 @dataclasses.dataclass
@@ -57,7 +84,7 @@ class Keeper:
 
     best: float  # the least evaluation MAE so far
     variables_of: Callable[[TrainState], weights.Variables]  # what of a state is evaluated and shipped, on the host
-    evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"]]] | None
+    evaluate: Callable[[weights.Variables], tuple[dict[str, float], UInt8[np.ndarray, "h w 3"] | None]] | None
     save_weights: Callable[[weights.Variables, float], None]  # variables and threshold
     save_checkpoint: Callable[[int, TrainState, dict[str, float] | None], None]
     log: RunLog
@@ -69,7 +96,8 @@ class Keeper:
             variables = self.variables_of(state)
             scores, panel = self.evaluate(variables)
             self.log.write(step, {f"eval/{k}": v for k, v in scores.items()})
-            self.log.image(step, "eval/panel", panel)
+            if panel is not None:
+                self.log.image(step, "eval/panel", panel)
             shown = ", ".join(f"{k} {v:.4f}" for k, v in scores.items())
             self.log.message(f"step {step}: {shown} (ddff)")
             if scores["mae"] < self.best:

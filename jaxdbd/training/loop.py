@@ -81,21 +81,21 @@ def make_keeper(
     log: RunLog,
 ) -> Keeper:
     """A `Keeper` that goes on from the best of the checkpoints in `manager`."""
-    batch_size = -(-config.eval_batch_size // run.mesh.size) * run.mesh.size
+    mesh, gather = sharding.local_mesh(run.mesh), sharding.gather(run.mesh)
+    batch_size = -(-config.eval_batch_size // mesh.size) * mesh.size
     held_out = run.data.held_out
-
-    gather = sharding.gather(run.mesh)
 
     def variables_of(state):
         vectors = jax.device_get(gather(evaluated(state)))
         return without_adapters(to_tree(run.steps.layout, vectors))
 
-    def predict(variables, images):
-        return run.steps.predict(variables, sharding.all_rows_to_devices(images, run.mesh))
-
     def evaluate_all(variables):
-        placed = jax.device_put(variables, sharding.replicated(run.mesh))
-        return evaluate(partial(predict, placed), held_out, config.size, batch_size)
+        placed = jax.device_put(variables, sharding.replicated(mesh))
+
+        def predict(images):
+            return run.steps.predict(placed, sharding.all_rows_to_devices(images, mesh))
+
+        return evaluate(predict, held_out, config.size, batch_size)
 
     def save_weights(variables, threshold):
         if jax.process_index() == 0:

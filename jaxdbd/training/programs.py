@@ -23,7 +23,7 @@ from jaxdbd.training.vectors import Layout, make_layout
 
 
 class Steps(NamedTuple):
-    """The compiled functions of a run, each for the whole mesh."""
+    """The compiled functions of a run, for the whole mesh; but `predict` for this process's part of it."""
 
     layout: Layout  # of the state's vectors
     make_state: Callable[[weights.Variables], TrainState]
@@ -55,6 +55,7 @@ def compile_steps(
     shapes = jax.eval_shape(make_state, variables)
     placement = sharding.state_sharding(mesh, shapes, config.fsdp)
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    here = sharding.local_mesh(mesh)
     joint = partial(
         joint_loss,
         focus_loss=config.focus_loss,
@@ -76,5 +77,9 @@ def compile_steps(
         jax.jit(make_state, out_shardings=placement),
         abstract(shapes, placement),
         jax.jit(step, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, whole)),
-        jax.jit(partial(probability_and_nearness, model), in_shardings=(whole, rows), out_shardings=whole),
+        jax.jit(
+            partial(probability_and_nearness, model),
+            in_shardings=(sharding.replicated(here), sharding.batch_sharding(here)),
+            out_shardings=sharding.replicated(here),
+        ),
     )

@@ -1,4 +1,4 @@
-"""Several hosts, as two processes on this machine: what they go on from, where one cannot read the newest."""
+"""Several hosts, as two processes on this machine: what one of them cannot read, and what each evaluates."""
 
 import json
 import os
@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from commands.test_evaluate import make_records
 from ports import free_port
 from training.test_checkpoint import damage, read, write
 
 from jaxdbd.errors import UserError
+from jaxdbd.scoring.maps import quick_scores
+from jaxdbd.training.keeper import Share, evaluate
 
-pytestmark = pytest.mark.slow
 TESTS = Path(__file__).resolve().parents[1]
 
 HOST = """
@@ -27,7 +30,8 @@ print(json.dumps(answers(sys.argv[3])))
 
 def answers(folder: str) -> dict:
     """What one host says to all questions of this file."""
-    return {"restored": {case.name: restored(case) for case in sorted(Path(folder).iterdir())}}
+    scores, _ = evaluate(brightness, {"a": records_with_depth(5), "b": make_records(1)}, 32, 2)
+    return {"restored": {case.name: restored(case) for case in sorted(Path(folder).iterdir())}, "scores": scores}
 
 
 def restored(folder: Path) -> list[int] | str:
@@ -37,6 +41,18 @@ def restored(folder: Path) -> list[int] | str:
         return [int(state["step"]), rows]
     except UserError as error:
         return str(error)
+
+
+def brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of a network that takes what is bright for sharp and near."""
+    bright = images.mean(axis=-1, dtype=np.float32) / 255
+    return bright, bright
+
+
+def records_with_depth(n: int) -> list[dict]:
+    """Photographs of several sizes, with depth."""
+    rng = np.random.default_rng(n)
+    return [record | {"depth": rng.random((24, 24, 1)).astype(np.float16)} for record in make_records(n)]
 
 
 def spoil(how: str, checkpoint: Path) -> None:
@@ -86,14 +102,32 @@ def told(tmp_path_factory) -> list[dict]:
     return [json.loads(text.splitlines()[-1]) for text in said]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_one_host_cannot_read_is_passed_over_by_all(told):
     for host in told:
         assert host["restored"]["whole"] == [3, 24]
         assert {case: host["restored"][case] for case in SPOILED} == {case: [2, 16] for case in SPOILED}
 
 
+@pytest.mark.slow
 def test_where_each_can_read_what_the_other_cannot_all_stop_with_the_same_line(told):
     for host in told:
         line = host["restored"]["none for both"]
         assert line.startswith("no checkpoint in ")
         assert line.endswith(" can be read: take another --workdir, or delete it")
+
+
+@pytest.mark.slow
+def test_two_hosts_score_as_one(told):
+    a, b = (quick_scores(brightness, records, 32, 2) for records in (records_with_depth(5), make_records(1)))
+    assert "depth/pearson" in a.keys() - b.keys()
+    expected = {m: float(np.mean([scores[m] for scores in (a, b) if m in scores])) for m in a}
+    expected |= {f"{name}/{m}": value for name, scores in (("a", a), ("b", b)) for m, value in scores.items()}
+    assert [host["scores"] for host in told] == [expected] * 2
+
+
+def test_shares_make_up_the_whole():
+    records = [{"id": i} for i in range(7)]
+    shares = [Share(records, first, 3) for first in range(3)]
+    assert [[record["id"] for record in share] for share in shares] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert list(Share(records[:2], 2, 3)) == []
