@@ -63,7 +63,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.encoder_lr_factor = 1.0
     c.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     c.ema_decay = 0.0  # of the weights that are evaluated and shipped; 0: the current ones
-    c.fsdp = False  # shard large parameters and optimizer states over the devices
+    c.fsdp = False  # shard parameters, optimizer state and average over the devices
+    # blocks: keep only what the network's blocks give, and compute the rest again in the backward pass: less memory.
+    c.remat = "none"
     c.seed = 0
 
     # The run

@@ -20,6 +20,7 @@ from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
 from jaxdbd.ranges import check_within
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
+from jaxdbd.training.remat import REMAT
 from jaxdbd.training.vectors import VECTOR_MULTIPLE
 from jaxdbd.weights.store import MOST_WIDE
 
@@ -32,6 +33,7 @@ CHOICES = {
     "depth_loss": DEPTH_LOSSES,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "remat": REMAT,
 }
 # Shares of one draw: together they are at most 1.
 EXCLUSIVE = (("augment.sharp", "augment.blurred", "augment.refocused"), ("augment.pasted", "augment.veiled"))

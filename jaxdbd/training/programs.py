@@ -62,7 +62,14 @@ def compile_steps(
         depth_loss=config.depth_loss,
         side_weights=tuple(config.side_weights),
     )
-    loss = partial(batch_loss, model=model, loss=joint, gamma=config.gamma, feature_weight=config.feature_weight)
+    loss = partial(
+        batch_loss,
+        model=model,
+        loss=joint,
+        gamma=config.gamma,
+        feature_weight=config.feature_weight,
+        remat=config.remat,
+    )
     step = partial(
         train_step,
         loss=loss,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.training.distillation import ADAPTERS, Params, feature_loss, without_adapters
+from jaxdbd.training.remat import by_blocks
 from jaxdbd.training.vectors import PARAMETERS, STATISTICS, Layout, Vectors, to_tree, to_vectors
 from jaxdbd.weights import Variables
 
@@ -62,6 +63,7 @@ def batch_loss(
     loss: Callable[..., tuple[Float[Array, ""], Metrics]],
     gamma: float,
     feature_weight: float = 0.0,
+    remat: str = "none",
 ) -> tuple[Float[Array, ""], tuple[Metrics, Params]]:
     """The loss of a network in training mode; with its terms, and BatchNorm's running statistics after the batch.
 
@@ -73,15 +75,21 @@ def batch_loss(
       loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).
       gamma: weight of the depth terms.
       feature_weight: weight of the feature terms, where there are adapters.
+      remat: one of `REMAT`; "blocks" keeps less for the gradient, and computes it again.
     """
-    applied: Any = model.apply(
-        without_adapters({"params": params, "batch_stats": batch_stats}),
-        normalize(batch["image"], model.encoder),
-        train=True,
-        mutable=["batch_stats", "intermediates"],
-        capture_intermediates=_is_encoder,
-    )
-    output, updates = applied
+
+    def apply(params, batch_stats, images) -> Any:
+        return model.apply(
+            without_adapters({"params": params, "batch_stats": batch_stats}),
+            images,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=_is_encoder,
+        )
+
+    if remat == "blocks":
+        apply = by_blocks(apply)
+    output, updates = apply(params, batch_stats, normalize(batch["image"], model.encoder))
     mask = batch["mask"].astype(jnp.float32) / 255
     depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
     valid = batch["valid"].astype(jnp.float32) / 255 if "valid" in batch else None
