@@ -172,10 +172,12 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
             raise UserError(f"config.{name}: five are needed, coarse to fine, not {len(values)}")
     if not all(isinstance(width, int) for width in config.model.widths or ()):
         raise UserError(f"config.model.widths: {tuple(config.model.widths)} are not whole numbers")
-    if config.batch_size % (devices * config.accumulate):
+    share = devices * config.accumulate
+    if config.batch_size % share:
+        below = max(config.batch_size // share, 1) * share
         raise UserError(
             f"config.batch_size: {config.batch_size} is not a multiple of the {devices} devices"
-            f" x config.accumulate={config.accumulate}"
+            f" x config.accumulate={config.accumulate}, as {below} and {below + share} are"
         )
     if config.fsdp and VECTOR_MULTIPLE % devices:
         raise UserError(

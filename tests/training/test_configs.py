@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import ml_collections
 import pytest
+from readme import commands_for_several_devices
 
 import sweep
 import train
@@ -117,7 +118,15 @@ def test_a_wrong_flag_is_named(flag, message):
         ("--config.dtype=float64", "config.dtype: 'float64'"),
         ("--config.size=100", "config.size: 100 is not a multiple of 32"),
         ("--config.batch_size=0", "config.batch_size: 0 is not in [1, inf)"),
-        ("--config.accumulate=4", "config.batch_size: 6 is not a multiple of the 2 devices x config.accumulate=4"),
+        (
+            "--config.accumulate=4",
+            "config.batch_size: 6 is not a multiple of the 2 devices x config.accumulate=4, as 8 and 16 are",
+        ),
+        (
+            "--config.batch_size=7",
+            "config.batch_size: 7 is not a multiple of the 2 devices x config.accumulate=1, as 6 and 8 are",
+        ),
+        ("--config.remat=all", "config.remat: 'all' is not one of none, blocks"),
         ("--config.epochs=0", "config.steps=0, config.epochs=0"),
         ("--config.ema_decay=1.0", "config.ema_decay: 1.0 is not in [0, 1)"),
         ("--config.side_weights=(1.0,)", "config.side_weights: five are needed"),
@@ -130,6 +139,13 @@ def test_a_wrong_value_is_named(flag, message):
     with pytest.raises(UserError) as caught:
         check_config(c, devices=2)
     assert str(caught.value).startswith(message)
+
+
+def test_the_readmes_batch_fits_usual_numbers_of_devices():
+    for flags in commands_for_several_devices():
+        config = load_config(f"{CONFIGS}/default.py", [flag for flag in flags if flag.startswith("--config.")])
+        for devices in (1, 2, 4, 8, 16, 32, 64):
+            check_config(config, devices)
 
 
 def test_the_state_is_cut_into_equal_parts_or_not_at_all():
