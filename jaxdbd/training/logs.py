@@ -1,13 +1,10 @@
 """What a training run leaves to read: JSON lines, TensorBoard, and one line on the console."""
 
-import contextlib
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 
-import jax
 import numpy as np
 from jaxtyping import UInt8
 from tensorboardX import SummaryWriter
@@ -16,6 +13,7 @@ from tqdm import tqdm
 from jaxdbd.machine.files import is_file, os_errors_in_one_line, read_text, write_whole
 from jaxdbd.machine.spool import Spool
 
+SHOWN = ("loss", "images_per_s", "tflop_per_s", "share_of_peak", "waiting_for_input")  # in the progress line
 EVENTS_SIZE = 4 * 2**20  # choice of ours: in a store a file of events grows no further, as all of it goes up each time
 
 
@@ -74,7 +72,7 @@ class RunLog:
             self.jsonl.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
-        shown = {k: f"{values[k]:.4g}" for k in ("loss", "images_per_s") if k in values}
+        shown = {k: f"{values[k]:.4g}" for k in SHOWN if k in values}
         if shown:
             self.bar.set_postfix(shown, refresh=False)
         self.publish(wait=False)
@@ -107,35 +105,3 @@ class RunLog:
             with os_errors_in_one_line(self.spool.folder):
                 self.jsonl.close()
                 self.board.close()
-
-
-class Rate:
-    """Images per second since the last `restart`, pauses left out."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self) -> None:
-        """Counts from here."""
-        self.images, self.since = 0, time.time()
-
-    def count(self, images: int) -> None:
-        """So many more images were trained on."""
-        self.images += images
-
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Within, time does not count."""
-        began = time.time()
-        yield
-        self.since += time.time() - began
-
-    def per_second(self) -> dict[str, float]:
-        """The rate under its name in the log; {} where nothing was counted yet."""
-        return {"images_per_s": self.images / (time.time() - self.since)} if self.images else {}
-
-
-def device_memory() -> dict[str, float]:
-    """Peak bytes in use on this process's first device, where the platform tells; a CPU does not."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return {"device_peak_bytes": float(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {}

@@ -1,6 +1,7 @@
 """The training loop, which survives being stopped."""
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -28,9 +29,10 @@ from jaxdbd.training.data import Data, batches_from, open_data
 from jaxdbd.training.distillation import make_adapters, with_adapters, without_adapters
 from jaxdbd.training.keeper import Keeper, evaluate
 from jaxdbd.training.lock import sole_run
-from jaxdbd.training.logs import Rate, RunLog, device_memory
-from jaxdbd.training.pending import Pending, wait_for_finite_metrics
-from jaxdbd.training.programs import Steps, compile_steps, learning_rate
+from jaxdbd.training.logs import RunLog
+from jaxdbd.training.pending import Pending, check_finite, check_older, values_of
+from jaxdbd.training.programs import Steps, compile_steps, compiled, learning_rate
+from jaxdbd.training.speed import Speed, device_memory, peak_flops
 from jaxdbd.training.step import TrainState, evaluated
 from jaxdbd.training.stopping import stop_notices
 from jaxdbd.training.vectors import to_tree
@@ -193,38 +195,43 @@ def run_steps(
     config: ml_collections.ConfigDict, run: Run, keeper: Keeper, stop_notice: Callable[[int], int]
 ) -> tuple[int, int]:
     """Takes the steps of a run, to its last or until told to stop; returns the last step taken, and the signal or 0."""
-    state, log, rate = run.state, keeper.log, Rate()
+    state, log, schedule = run.state, keeper.log, learning_rate(config, run.data.updates)
     feed = batches_from(run.data, run.first, config, run.mesh)
-    schedule = learning_rate(config, run.data.updates)
-    pending, stopped_by = None, 0
+    first = next(feed)
+    train_step, flops = compiled(run.steps.train, state, first[0])
+    speed = Speed(flops, peak_flops(device.device_kind for device in run.mesh.devices.flat))
+    fed = speed.waited_for(itertools.chain([first], feed))
+    pending: list[Pending] = []
+    stopped_by = 0
     for step in range(run.start + 1, run.last + 1):
-        batch, numbers = next(feed)
+        batch, numbers = next(fed)
         if step in run.profiled[:1]:
+            check_finite(pending)  # waits for the steps before
             jax.profiler.start_trace(run.profile_folder)
-        state, metrics = run.steps.train(state, batch)
-        # Read one step late: the device works on this step while the host reads the one before.
-        wait_for_finite_metrics(pending)
-        pending = Pending(step, metrics, partial(map, run.data.placed.ids, numbers))
-        rate.count(config.batch_size // config.accumulate)
+        state, metrics = train_step(state, batch)
+        pending.append(Pending(step, metrics, partial(map, run.data.placed.ids, numbers)))
+        check_older(pending)
+        speed.count(config.batch_size // config.accumulate)
         log.advance(step)
-        if step == run.start + 1:
-            wait_for_finite_metrics(pending)  # has waited for the compiler, which the rate should not count
-            rate.restart()
         if step in run.profiled[-1:]:
-            wait_for_finite_metrics(pending)
+            check_finite(pending)
             jax.profiler.stop_trace()
             log.message(f"a trace of {PROFILE_STEPS} steps is in {run.profile_folder}")
 
         stopped_by = stop_notice(step)
         evaluates = keeper.evaluate is not None and (step % config.eval_every == 0 or step == run.last)
-        if step % config.log_every == 0 or step == run.last:
-            values = wait_for_finite_metrics(pending)
+        logs = step % config.log_every == 0 or step == run.last
+        keeps = evaluates or stopped_by or step % config.checkpoint_every == 0 or step == run.last
+        if logs or keeps:
+            check_finite(pending)  # nothing that is not finite reaches the disk
+            pending = pending[-1:]
+        if logs:
+            values = values_of(pending[-1])
             values["learning_rate"] = np.asarray(schedule((step - 1) // config.accumulate)).item()
-            log.write(step, values | rate.per_second() | device_memory())
-            rate.restart()
-        if evaluates or stopped_by or step % config.checkpoint_every == 0 or step == run.last:
-            wait_for_finite_metrics(pending)  # nothing that is not finite reaches the disk
-            with rate.paused():
+            log.write(step, values | speed.values() | device_memory())
+            speed.restart()
+        if keeps:
+            with speed.paused():
                 keeper.keep(step, state, evaluates)
         if stopped_by:
             break

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -18,6 +18,7 @@ from jaxdbd.training.distillation import Params, with_adapters
 from jaxdbd.training.keeper import Maps
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
+from jaxdbd.training.speed import flops_of
 from jaxdbd.training.step import Metrics, TrainState, batch_loss, create_state, train_step
 from jaxdbd.training.vectors import Layout, make_layout
 
@@ -90,3 +91,9 @@ def compile_steps(
             out_shardings=sharding.replicated(here),
         ),
     )
+
+
+def compiled(train: Any, state: TrainState, batch: dict[str, Array]) -> tuple[Callable, float]:
+    """A jitted step as a program for these arguments, and the FLOP of one call of it, on all devices together."""
+    lowered = train.lower(state, batch)
+    return lowered.compile(), flops_of(lowered)

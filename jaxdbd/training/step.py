@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.training.distillation import ADAPTERS, Params, feature_loss, without_adapters
@@ -18,7 +18,8 @@ from jaxdbd.training.remat import by_blocks
 from jaxdbd.training.vectors import PARAMETERS, STATISTICS, Layout, Vectors, to_tree, to_vectors
 from jaxdbd.weights import Variables
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
+FINITE = "finite"  # of the metrics: whether all others and the weights are
 
 
 @flax.struct.dataclass
@@ -112,7 +113,9 @@ def train_step(
     accumulate: int = 1,
     whole: NamedSharding | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One step on a batch; returns the new state, and the loss, its terms and gradient norm.
+    """One step on a batch; returns the new state, and its metrics.
+
+    These are the loss and its terms, the gradient's norm, and `FINITE`.
 
     Args:
       state: before the step.
@@ -136,6 +139,8 @@ def train_step(
     if ema is not None:
         ema = _averaged(ema, {**params, **statistics}, step, ema_decay, accumulate)
     metrics = {**terms, "grad_norm": optax.global_norm(gradients)}
+    made = [*metrics.values(), *params.values(), statistics[STATISTICS]]
+    metrics[FINITE] = jnp.stack([jnp.isfinite(x).all() for x in made]).all()
     return TrainState(step, params, statistics[STATISTICS], opt_state, ema), metrics
 
 
