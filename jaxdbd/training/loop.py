@@ -27,6 +27,7 @@ from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, batches_from, open_data
 from jaxdbd.training.distillation import make_adapters, with_adapters, without_adapters
+from jaxdbd.training.finished import leave_finished
 from jaxdbd.training.keeper import Keeper, evaluate
 from jaxdbd.training.lock import sole_run
 from jaxdbd.training.logs import RunLog
@@ -138,7 +139,8 @@ def train(
 
     Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`; `workdir`
     is a local folder, or one in a store that all processes reach.
-    On SIGTERM, Ctrl-C, a hang-up or a preemption notice it saves and returns. A dataset that was built anew since is an
+    On SIGTERM, Ctrl-C, a hang-up or a preemption notice it saves and returns. Of a run that has ended it says so, and
+    writes the weights if they are missing. A dataset that was built anew since is an
     error, or with `accepts_rebuilt` a warning.
 
     Returns:
@@ -173,8 +175,14 @@ def _train(config: ml_collections.ConfigDict, workdir: epath.Path, profile: bool
         variables = initial_variables(model, config.seed, config.encoder_init, config.init_from)
         state = steps.make_state(with_adapters(variables, jax.device_get(adapters)))
     start = int(state.step)
-    profiled = profiled_steps(profile, start, last)
+    profiled = profiled_steps(profile and start < last, start, last)
     run = Run(mesh, data, steps, state, start, first, last, profiled, spool.folder / "profile")
+    if start >= last:
+        with contextlib.closing(spool), checkpoint.closing(manager):
+            keeper = make_keeper(config, workdir, model, run, manager, RunLog(spool, last, start, active=False))
+            path = workdir / "weights.safetensors"
+            leave_finished(keeper, manager, state, steps.abstract_state, last, origin.evaluated, path)
+        return 0
     if jax.process_index() == 0:
         write_whole(spool.folder / "config.json", config.to_json_best_effort(indent=2) + "\n")
 

@@ -20,6 +20,7 @@ import tiny
 from drawn_network import drawn
 from flax import linen as nn
 from ports import free_port
+from readme import commands_for_several_devices
 
 from data import build
 from jaxdbd import weights
@@ -64,9 +65,11 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> str:
 
 
 def start_two(data_dir: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
-    """Two processes with two devices each that train together."""
-    flags = (*flags, f"--coordinator=localhost:{free_port()}", "--process_count=2")
-    return [start(data_dir, workdir, *flags, f"--process_id={i}", devices=2) for i in range(2)]
+    """Two processes with two devices each that train together, by the README's commands but for batch and port."""
+    port = f"--coordinator=localhost:{free_port()}"
+    _, _, *by_hand = commands_for_several_devices()
+    printed = [[port if "--coordinator" in flag else flag for flag in command] for command in by_hand]
+    return [start(data_dir, workdir, *command, "--config.batch_size=8", *flags, devices=2) for command in printed]
 
 
 def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
@@ -203,6 +206,27 @@ def test_not_finite_stops_and_leaves_the_checkpoint(data_dir, undisturbed, tmp_p
     assert set(named) <= ids
     after = {p: p.stat().st_mtime_ns for p in tmp_path.joinpath("checkpoints").rglob("*")}
     assert after == before
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_leaves_the_weights_if_they_are_missing(data_dir, undisturbed, tmp_path, capsys):
+    run, weights_file = tmp_path / "run", tmp_path / "run" / "weights.safetensors"
+    shutil.copytree(undisturbed, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert train(tiny_config(data_dir), run) == 0
+    assert capsys.readouterr().err == f"step {STEPS} of {STEPS} is done: nothing is left to train\n"
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+    weights_file.unlink()
+    assert train(tiny_config(data_dir, steps=7), run, profile=True) == 0  # fewer than are done
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"step {STEPS} of 7 is done: nothing is left to train; wrote {weights_file}"
+    # Those that the run itself had left, the best by validation; and nothing else is another.
+    ours, theirs = (weights.read_tensors(d / "weights.safetensors") for d in (run, undisturbed))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert weights.read_metadata(run) == weights.read_metadata(undisturbed)
+    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert {p for p in before | after if before.get(p) != after.get(p)} <= {weights_file}
 
 
 @pytest.mark.slow
