@@ -27,7 +27,10 @@ from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import probability_and_nearness
 from jaxdbd.input.records import open_split
+from jaxdbd.input.stream import make_stream, photographs_of
 from jaxdbd.network.model import DepthDistilledDBD, Output
+from jaxdbd.training import loop
+from jaxdbd.training.data import batches_from
 from jaxdbd.training.logs import read_metrics
 from jaxdbd.training.loop import make_model, train
 from jaxdbd.training.losses import joint_loss
@@ -227,6 +230,24 @@ def test_a_finished_run_says_so_and_leaves_the_weights_if_they_are_missing(data_
     assert weights.read_metadata(run) == weights.read_metadata(undisturbed)
     after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert {p for p in before | after if before.get(p) != after.get(p)} <= {weights_file}
+
+
+@pytest.mark.slow
+def test_with_another_batch_size_every_row_is_seen_once(data_dir, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def recorded(*args):
+        for batch, numbers in batches_from(*args):
+            seen.extend(numbers)
+            yield batch, numbers
+
+    monkeypatch.setattr(loop, "batches_from", recorded)
+    for steps, batch_size in ((2, 8), (6, 4)):  # rows 0 to 15, and on to 31
+        config = tiny_config(data_dir, steps=steps, batch_size=batch_size, warmup_steps=1, eval_split="")
+        assert train(config, tmp_path) == 0
+    assert "batch_size has changed since checkpoint 2: 8 -> 4; the rows go on" in capsys.readouterr().err
+    stream = make_stream([24], None, config.seed)
+    assert seen == photographs_of(stream, np.arange(32)).tolist()
 
 
 @pytest.mark.slow
