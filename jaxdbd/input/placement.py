@@ -52,7 +52,7 @@ def place(parts: Sequence[Any], side: int, maps: Sequence[str], where: str) -> P
     Args:
       parts: records of `open_parts`.
       side: pixels of the longer side that are kept of each.
-      maps: names of those to keep: depth, features_8.
+      maps: names of those to keep: depth, blur, features_8.
       where: one of `PLACES`; with auto the first of the others that they fit.
     """
     folders = [cache_place(records, side, maps) for records in parts]

@@ -33,6 +33,8 @@ class Example:
     mask: UInt8[np.ndarray, "h w"]  # 255 = in focus
     depth: Float16[np.ndarray, "hd wd"] | None  # the teacher's nearness in [0, 1] or NaN, at its own size
     valid: UInt8[np.ndarray, "h w"] | None = None  # 255 where the mask counts, 0 where it does not; None: everywhere
+    # Diameter of the circle of confusion, a share of the longer side, or NaN, at its own size.
+    blur: Float16[np.ndarray, "hb wb"] | None = None
     features: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # the teacher's, float16 [hf, wf, c]
 
 
@@ -97,13 +99,14 @@ def decode_image(data: bytes, mode: int) -> UInt8[np.ndarray, "h w *c"]:
 def decode(record: dict, reduction: int = 1) -> Example:
     """Decodes one record of `open_split`; its photograph reduced by 2, 4 or 8, by the most that `reduction` reaches."""
     halved = max((factor for factor in REDUCED if factor <= reduction), default=1)
-    depth, valid = record.get("depth"), record.get("valid")
+    depth, valid, blur = record.get("depth"), record.get("valid"), record.get("blur")
     return Example(
         id=name_of(record),
         image=decode_image(record["image"], cv2.IMREAD_COLOR_RGB | REDUCED.get(halved, 0)),
         mask=decode_image(record["mask"], cv2.IMREAD_GRAYSCALE),
         depth=None if depth is None else depth[..., 0],
         valid=None if valid is None else decode_image(valid, cv2.IMREAD_GRAYSCALE),
+        blur=None if blur is None else blur[..., 0],
         features={name: value for name, value in record.items() if name.startswith(FEATURES)},
     )
 

@@ -28,7 +28,8 @@ from jaxdbd.machine.parallel import ahead, cores
 from jaxdbd.machine.transfer import sole_user
 
 VERSION = 1  # of the arrays on disk; those of another one are made anew
-GRID = 256  # cells of a side of the teacher's depth, choice of ours: teachers give 192 to 384
+GRID = 256  # cells of a side of depth and blur, choice of ours: teachers give 192 to 384
+ON_GRID = ("depth", "blur")
 CONTENTS = "contents.json"  # the layout and the ids
 OWN = {"image", "mask", "valid", "size"}  # the arrays that are no maps
 
@@ -79,13 +80,15 @@ def longest_side(size: int) -> int:
 def decode_canvas(record: dict, side: int, maps: Sequence[str]) -> Canvas:
     """One record of `open_split` as a canvas without padding, at most `side` pixels long, with those `maps` it has.
 
-    Its depth lies on GRID x GRID cells, whatever grid the teacher had, so that all photographs' fit into one array.
+    Its depth and blur lie on GRID x GRID cells, whatever grid they had, so that all photographs' fit into one array.
     """
     example = decode_reduced(record, side)
     valid = np.full_like(example.mask, 255) if example.valid is None else example.valid
     found = {name: value for name, value in example.features.items() if name in maps}
     if "depth" in maps and example.depth is not None:
         found["depth"] = on_grid(example.depth)
+    if "blur" in maps:
+        found["blur"] = on_grid(blur_of_mask(example.mask, valid) if example.blur is None else example.blur)
     return _canvas(example.image, example.mask, valid, np.array(example.mask.shape, np.int32), found)
 
 
@@ -100,6 +103,11 @@ def on_grid(values: Float16[np.ndarray, "h w"]) -> Float16[np.ndarray, "g g 1"]:
     return cv2.resize(values.astype(np.float32), (GRID, GRID), interpolation=how).astype(np.float16)[..., None]
 
 
+def blur_of_mask(mask: UInt8[np.ndarray, "h w"], valid: UInt8[np.ndarray, "h w"]) -> Float16[np.ndarray, "h w"]:
+    """What a mask tells of blur: none, 0, where it is surely in focus; elsewhere it does not say how much, NaN."""
+    return np.where((mask == 255) & (valid == 255), np.float16(0), np.float16(np.nan))
+
+
 def reduced_size(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Height and width that `decode_reduced` gives a photograph of a (width, height)."""
     scale = min(side / max(size), 1)
@@ -112,7 +120,7 @@ def layout_of(records: Sequence[dict], side: int, maps: Sequence[str], folder: P
     Args:
       records: of `open_split`.
       side: pixels of the longer side that are kept of each.
-      maps: names of those to keep, where the records have them: depth, features_8.
+      maps: names of those to keep, where the records have them: depth, features_8; blur, of which each mask tells some.
       folder: of `cache_place`.
     """
     if folder and (folder / CONTENTS).exists():
@@ -121,7 +129,8 @@ def layout_of(records: Sequence[dict], side: int, maps: Sequence[str], folder: P
     with ThreadPoolExecutor(cores()) as pool:
         sizes = list(pool.map(lambda i: reduced_size(image_size(records[i]), side), range(len(records))))
     first = records[0]
-    shapes = {name: (GRID, GRID, 1) if name == "depth" else first[name].shape for name in maps if name in first}
+    kept = [name for name in maps if name in first or name == "blur"]
+    shapes = {name: (GRID, GRID, 1) if name in ON_GRID else first[name].shape for name in kept}
     height, width = (max(each) for each in zip(*sizes, strict=True))
     return Layout(len(records), height, width, "valid" in first, tuple(sorted(shapes.items())))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up_records import depth, make_part
+from made_up_records import depth, half_valid, make_part
 
 from data import build
 from jaxdbd.input import placement, resident
@@ -113,3 +113,23 @@ def test_the_first_place_that_is_large_enough(monkeypatch):
 
 def test_a_quarter_of_what_is_kept_is_not_enlarged():
     assert longest_side(256) == 512
+
+
+def test_blur_is_that_of_the_shards_or_what_the_mask_tells(data_dir):
+    records = open_split("dbd/synthetic", "train", data_dir)
+    assert "blur" in records[0]
+    held = load_all(records, 64, ("blur",))
+    np.testing.assert_array_equal(held.maps["blur"][1], on_grid(decode(records[1]).blur))
+    # Photographs that are in focus on the left half; of the second part the left half does not count.
+    parts = [make_part("a", 2), make_part("b", 2, valid=half_valid())]
+    held = [load(part, layout_of(part, 64, ["blur"], None), 64, None, "decoding") for part in parts]
+    found = canvases(held, np.array([1, 3])).maps["blur"]
+    columns = resident.GRID // 2
+    assert not found[0, :, : columns - 5].any()
+    assert np.isnan(found[0, :, columns + 5 :]).all()
+    assert np.isnan(found[1]).all()
+
+
+def test_blur_that_nobody_asks_for_is_not_kept(data_dir):
+    records = open_split("dbd/synthetic", "train", data_dir)
+    assert set(load_all(records, 64).maps) == {"depth"}
