@@ -15,7 +15,7 @@ from jaxdbd.input.augment import Augmentation
 from jaxdbd.network.model import DepthDistilledDBD
 
 # Fields of the network that the run's own say, that are set when weights are finished, or that Flax adds.
-OF_RUN = ("encoder", "dtype", "size", "edge_radius", "edge_slope", "parent", "name")
+OF_RUN = ("encoder", "dtype", "size", "blur_head", "edge_radius", "edge_slope", "parent", "name")
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -49,6 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Weight of the distance between the encoder's taps and features of the teacher that were built into the dataset
     # (--teacher_features); D-DFFNet's idea, which weighs them with 1 beside a ResNeXt encoder. 0: they are not read.
     c.feature_weight = 0.0
+    # Weight of the blur terms (ours): how blurred each pixel is. Shards of `refocused` and `synthetic` know it; of all
+    # others it is known where they are in focus. 0: there is no blur head.
+    c.blur_weight = 0.0
 
     # Optimization
     c.batch_size = 6  # per update, over all devices (D-DFFNet)

@@ -1,5 +1,6 @@
 """What the network says of photographs: the function `jaxdbd.predict`, and the parts that every command shares."""
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
@@ -13,19 +14,46 @@ from jaxtyping import Array, Float, Float32, UInt8
 from jaxdbd.input.geometry import to_size, to_square
 from jaxdbd.machine.compiling import inference_options
 from jaxdbd.network.edges import crisp
-from jaxdbd.network.model import DepthDistilledDBD, Output, normalize, restored
+from jaxdbd.network.model import DepthDistilledDBD, Output, diameter, normalize, restored
 from jaxdbd.weights import Variables
-
-SquareMaps = tuple[Float32[np.ndarray, "s s"], Float32[np.ndarray, "s s"] | None]
 
 BLOCK = 16  # pixels of the network's map; divides every size it has
 
 
-class Prediction(NamedTuple):
+class SquareMaps(NamedTuple):
+    """What a user gets of the network for a square photograph [S, S], or for a batch of them [B, S, S]; float32."""
+
+    focus: Any  # probability of being in focus
+    depth: Any  # nearness in [0, 1], 1 = nearest; None without a depth head
+    blur: Any  # diameter of the circle of confusion, a share of the square's side; None without a blur head
+
+
+class FocusAndDepth(NamedTuple):
     """What is known of one photograph, at its own size."""
 
     focus: Float32[np.ndarray, "h w"]  # probability of being in focus
     depth: Float32[np.ndarray, "h w"] | None  # nearness in [0, 1], 1 = nearest; None without a depth head
+
+
+class Prediction(FocusAndDepth):
+    """A pair of focus and depth, with `blur` beside them, so that it unpacks into the two that every network has.
+
+    `blur` is the diameter of the circle of confusion in pixels of the photograph, float32 [h, w]; None without a blur
+    head.
+    """
+
+    blur: Float32[np.ndarray, "h w"] | None
+
+    def __new__(
+        cls,
+        focus: Float32[np.ndarray, "h w"],
+        depth: Float32[np.ndarray, "h w"] | None,
+        blur: Float32[np.ndarray, "h w"] | None = None,
+    ) -> "Prediction":
+        """The maps of one photograph, all at its size."""
+        prediction = super().__new__(cls, focus, depth)
+        prediction.blur = blur
+        return prediction
 
 
 @overload
@@ -39,7 +67,7 @@ def predict(
     variables: Variables,
     image: UInt8[np.ndarray, "h w 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]],
 ) -> Prediction | list[Prediction]:
-    """Focus and depth of an RGB photograph of any size, or a list of them for a list of photographs.
+    """Focus, depth and blur of an RGB photograph of any size, or a list of them for a list of photographs.
 
     Compiles on the first call, once for all sizes. A photograph gives the same result alone and in any list. Raises
     ValueError for anything but uint8 [h, w, 3].
@@ -47,16 +75,32 @@ def predict(
     images = [image] if isinstance(image, np.ndarray) else image
     squares = (to_square(image, model.size) for image in images)
     predictions = [
-        Prediction(to_size(focus, image.shape[:2]), None if depth is None else to_size(depth, image.shape[:2]))
-        for image, (focus, depth) in zip(images, predict_maps(model, variables, squares), strict=True)
+        at_size(maps, image.shape[:2])
+        for image, maps in zip(images, predict_maps(model, variables, squares), strict=True)
     ]
     return predictions[0] if isinstance(image, np.ndarray) else predictions
+
+
+def at_size(maps: SquareMaps, size: tuple[int, int]) -> Prediction:
+    """The maps of one square at the (height, width) of its photograph."""
+    depth = None if maps.depth is None else to_size(maps.depth, size)
+    return Prediction(to_size(maps.focus, size), depth, None if maps.blur is None else pixels_of_blur(maps.blur, size))
+
+
+def pixels_of_blur(blur: Float32[np.ndarray, "s s"], size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
+    """Diameters that are shares of a square's side, in pixels of the photograph of (height, width) that it shows.
+
+    A square squashes a disk to an ellipse, which counts by the mean of its diameters that keeps its area.
+    """
+    blur = to_size(blur, size)
+    blur *= np.float32(np.sqrt(size[0] * size[1]))
+    return blur
 
 
 def predict_maps(
     model: DepthDistilledDBD, variables: Variables, squares: Iterable[UInt8[np.ndarray, "s s 3"]]
 ) -> Iterator[SquareMaps]:
-    """Focus and depth of each photograph resized to `model.size`, in order, at that size.
+    """The maps of each photograph resized to `model.size`, in order, at that size.
 
     The network always sees a batch of the same size, the last one padded: so it is compiled once, and what else is in
     a batch can change nothing. Squares are taken while the device works on the batch before.
@@ -69,10 +113,15 @@ def predict_maps(
     def dispatch(rows):
         return network(variables, np.stack(rows + rows[-1:] * (batch_size - len(rows))))
 
-    for rows, (focus, depth) in one_ahead(dispatch, batches):
-        focus, depth = np.asarray(focus), None if depth is None else np.asarray(depth)
-        for i in range(len(rows)):
-            yield focus[i], None if depth is None else depth[i]
+    for rows, maps in one_ahead(dispatch, batches):
+        yield from rows_of(maps, len(rows))
+
+
+def rows_of(maps: SquareMaps, count: int) -> Iterator[SquareMaps]:
+    """The maps of each of the first `count` photographs of a batch, on the host; the rest is padding."""
+    maps = jax.tree.map(np.asarray, maps)
+    for i in range(count):
+        yield jax.tree.map(operator.itemgetter(i), maps)
 
 
 def one_ahead(dispatch: Callable[[Any], Any], items: Iterable) -> Iterator[tuple[Any, Any]]:
@@ -97,25 +146,23 @@ def batch_size_of(platform: str) -> int:
 
 @lru_cache
 def compiled(model: DepthDistilledDBD) -> Callable:
-    """(variables, uint8 [B, S, S, 3]) -> probability and nearness, float32 [B, S, S]; one function per network."""
-    return jax.jit(partial(probability_and_nearness, model), compiler_options=inference_options())
+    """(variables, uint8 [B, S, S, 3]) -> SquareMaps [B, S, S]; one function per network."""
+    return jax.jit(partial(maps_of_bytes, model), compiler_options=inference_options())
 
 
-def probability_and_nearness(
-    model: DepthDistilledDBD, variables: Variables, images: UInt8[Array, "b s1 s2 3"]
-) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
-    """What a user gets of the network, from RGB bytes; nearness is None without a depth head."""
+def maps_of_bytes(model: DepthDistilledDBD, variables: Variables, images: UInt8[Array, "b s s 3"]) -> SquareMaps:
+    """What a user gets of the network, from RGB bytes."""
     return maps_of(model, variables, normalize(images, model.encoder))
 
 
-def maps_of(
-    model: DepthDistilledDBD, variables: Variables, normalized: Float[Array, "b s1 s2 3"]
-) -> tuple[Float[Array, "b s1 s2"], Float[Array, "b s1 s2"] | None]:
-    """`probability_and_nearness` from images that are normalized already."""
+def maps_of(model: DepthDistilledDBD, variables: Variables, normalized: Float[Array, "b s s 3"]) -> SquareMaps:
+    """`maps_of_bytes` from images that are normalized already, of any side."""
     output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])
     logits = crisp(output.focus[..., 0], restored(normalized, model.encoder), model.edge_radius, model.edge_slope)
-    return jax.nn.sigmoid(logits), depth
+    # The network tells blur by its pixels, whatever part of a side those are.
+    blur = None if output.blur is None else diameter(output.blur[..., 0]) * (model.size / normalized.shape[1])
+    return SquareMaps(jax.nn.sigmoid(logits), depth, blur)
 
 
 def raw(model: DepthDistilledDBD) -> DepthDistilledDBD:

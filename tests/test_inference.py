@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdbd.inference import BLOCK, one_ahead, stretched
+from jaxdbd.inference import BLOCK, SquareMaps, at_size, one_ahead, stretched
 
 
 def test_depth_is_stretched_between_its_block_means():
@@ -25,6 +25,21 @@ def test_depth_is_stretched_between_its_block_means():
 def test_scale_and_shift_of_the_depth_do_not_matter():
     depth = jnp.asarray(np.random.default_rng(0).normal(size=(3, 64, 96)), jnp.float32)
     np.testing.assert_allclose(stretched(5 * depth - 2), stretched(depth), atol=1e-5)
+
+
+def test_a_photograph_twice_as_large_is_blurred_by_twice_as_many_pixels():
+    share = np.full((32, 32), 0.01, np.float32)
+    maps = SquareMaps(share, None, share)
+    # A square of a photograph of 100 x 400 pixels has sides of 200 pixels in the mean that keeps areas.
+    for size, pixels in (((100, 100), 1.0), ((200, 200), 2.0), ((100, 400), 2.0), ((800, 200), 4.0)):
+        prediction = at_size(maps, size)
+        assert prediction.blur.dtype == np.float32
+        assert prediction.blur.shape == size
+        np.testing.assert_allclose(prediction.blur, pixels, rtol=1e-5)
+    focus, depth = prediction  # as of a network without blur
+    assert focus.shape == size
+    assert depth is None
+    assert at_size(SquareMaps(share, share, None), size).blur is None
 
 
 def test_one_is_dispatched_before_the_last_is_handed_out():

@@ -6,7 +6,6 @@ focus and, with a depth head, depth, float32 [B, S, S]. B is free; the file hold
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,7 +15,7 @@ from jaxtyping import UInt8
 
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.inference import compiled, probability_and_nearness
+from jaxdbd.inference import compiled, maps_of_bytes
 from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.paths import as_path
 from jaxdbd.network.model import DepthDistilledDBD
@@ -58,8 +57,11 @@ def to_stablehlo(model: DepthDistilledDBD, variables: weights.Variables, platfor
         raise UserError(f"--platforms: {', '.join(unknown)} not known; there are {', '.join(PLATFORMS)}")
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, model.size, model.size, 3), jnp.uint8)
-    baked = jax.jit(partial(probability_and_nearness, model, variables))
-    return bytes(jax.export.export(baked, platforms=list(platforms))(images).serialize())
+
+    def outputs(images):
+        return tuple(maps_of_bytes(model, variables, images))[: 3 if model.blur_head else 2]
+
+    return bytes(jax.export.export(jax.jit(outputs), platforms=list(platforms))(images).serialize())
 
 
 def to_onnx(model: DepthDistilledDBD, variables: weights.Variables, notes: weights.Metadata) -> bytes:

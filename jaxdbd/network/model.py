@@ -16,13 +16,30 @@ class Output(NamedTuple):
     """What the network returns; every array is float32. Side outputs are coarse to fine, each at its own size.
 
     `focus` and `side_focus` are logits of "in focus". `depth` and `side_depth` are linear, trained towards nearness in
-    [0, 1] (1 = nearest); without a depth head they are None and ().
+    [0, 1] (1 = nearest); without a depth head they are None and (). `blur` is the `log_diameter`, at least 0, of the
+    circle of confusion, in pixels of the input over the network's `size`; `side_blur` are linear, trained towards the
+    same; without a blur head they are None and ().
     """
 
     focus: Float[Array, "b h w 1"]
     depth: Float[Array, "b h w 1"] | None
     side_focus: tuple[Float[Array, "b _ _ 1"], ...]
     side_depth: tuple[Float[Array, "b _ _ 1"], ...]
+    blur: Float[Array, "b h w 1"] | None = None
+    side_blur: tuple[Float[Array, "b _ _ 1"], ...] = ()
+
+
+SHARPNESS_LIMIT = 0.004  # of the side, choice of ours: 1.3 pixels of 320, about where a disk is no longer a point
+
+
+def log_diameter(share: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """log(1 + c / SHARPNESS_LIMIT) of diameters c as shares of a side: wide ones do not outweigh all others."""
+    return jnp.log1p(share / SHARPNESS_LIMIT)
+
+
+def diameter(log: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The inverse of `log_diameter`."""
+    return SHARPNESS_LIMIT * jnp.expm1(log)
 
 
 def normalize(images: UInt8[Array, "b h w 3"], encoder: str) -> Float[Array, "b h w 3"]:
@@ -78,6 +95,7 @@ class DepthDistilledDBD(nn.Module):
         (ours) keeps the first level at stride 32 and ends at stride 2, for a quarter of the work; the tap of a level's
         stride then joins its output, the coarsest one included.
       depth_head: predict depth beside focus. False is the paper's ablation without distillation.
+      blur_head: predict how blurred each pixel is (ours). The SABs do not look at it.
       srfb: one of `SRFB_KINDS`.
       srfb_select: mix the SRFB's branches by attention; False adds them.
       sab: multiply each level by its attention map.
@@ -94,6 +112,7 @@ class DepthDistilledDBD(nn.Module):
     widths: tuple[int, ...] | None = None
     full_resolution: bool = True
     depth_head: bool = True
+    blur_head: bool = False
     srfb: str = "cascaded"
     srfb_select: bool = True
     sab: bool = True
@@ -122,16 +141,17 @@ class DepthDistilledDBD(nn.Module):
 
         x = taps[-1]
         sides = []
+        attended = 1 + self.depth_head  # channels of a side output that its SAB sees: focus, depth
         for level, (width, tap) in enumerate(zip(widths, joining, strict=True), start=1):
             upsample = self.full_resolution or level > 1
             x = DecoderLevel(width, upsample, self.srfb, self.srfb_select, self.dtype, name=f"level{level}")(x, train)
             if not self.full_resolution:
                 x = x + self._carry(tap, width, level)
-            sides.append(PointwiseConv(1 + self.depth_head, dtype=self.dtype, name=f"side{level}")(x))
+            sides.append(PointwiseConv(attended + self.blur_head, dtype=self.dtype, name=f"side{level}")(x))
             if level == len(widths):
                 break
             if self.sab:
-                x = x * SAB(self.dtype, name=f"sab{level}")(sides[-1], train)
+                x = x * SAB(self.dtype, name=f"sab{level}")(sides[-1][..., :attended], train)
             if self.full_resolution:
                 x = x + self._carry(tap, width, level)
 
@@ -139,12 +159,23 @@ class DepthDistilledDBD(nn.Module):
         fused = [jax.image.resize(s, (*images.shape[:3], s.shape[-1]), "bilinear") for s in sides]
         fuse_focus = PointwiseConv(1, name="fuse_focus")
         # Started as the mean (ours): a loss that leaves the scale free cannot turn a negative sum of side outputs over.
-        fuse_depth = PointwiseConv(1, kernel_init=nn.initializers.constant(1 / len(sides)), name="fuse_depth")
+        mean = nn.initializers.constant(1 / len(sides))
+        fuse_depth, fuse_blur = (PointwiseConv(1, kernel_init=mean, name=f"fuse_{name}") for name in ("depth", "blur"))
+
+        def channel(maps, i):
+            return tuple(m[..., i : i + 1] for m in maps)
+
+        def joined(i):
+            return jnp.concatenate(channel(fused, i), axis=-1)
+
         return Output(
-            focus=fuse_focus(jnp.concatenate([s[..., :1] for s in fused], axis=-1)),
-            depth=fuse_depth(jnp.concatenate([s[..., 1:] for s in fused], axis=-1)) if self.depth_head else None,
-            side_focus=tuple(s[..., :1] for s in sides),
-            side_depth=tuple(s[..., 1:] for s in sides) if self.depth_head else (),
+            focus=fuse_focus(joined(0)),
+            depth=fuse_depth(joined(1)) if self.depth_head else None,
+            side_focus=channel(sides, 0),
+            side_depth=channel(sides, 1) if self.depth_head else (),
+            # Below 0 its gradient is 0, and the side outputs alone are what it learns from.
+            blur=nn.relu(fuse_blur(joined(attended))) if self.blur_head else None,
+            side_blur=channel(sides, attended) if self.blur_head else (),
         )
 
     def _carry(self, tap: Float[Array, "b h w c"], width: int, level: int) -> Float[Array, "b h w {width}"]:

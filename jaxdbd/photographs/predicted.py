@@ -39,6 +39,7 @@ class Predicted(NamedTuple):
     square: UInt8[np.ndarray, "s s 3"]  # the photograph as the network sees it
     focus: Float32[np.ndarray, "s s"]  # probability of being in focus
     depth: Float32[np.ndarray, "s s"] | None  # nearness in [0, 1], 1 = nearest; None without a depth head
+    blur: Float32[np.ndarray, "s s"] | None = None  # diameters, shares of the side; None without a blur head
     remark: str = ""  # what to warn of, such as a photograph that uses only the lower end of its range
     content: bytes | None = None  # of a pipe, which cannot be read again; None for a file
 
@@ -71,10 +72,10 @@ def predict_photographs(
                 yield read[-1].square
 
         def predicted():
-            for focus, depth in predict_maps(model, variables, squares()):
+            for maps in predict_maps(model, variables, squares()):
                 if full:
                     return
-                yield read.popleft()._replace(focus=focus, depth=depth)
+                yield read.popleft()._replace(**maps._asdict())
 
         for done, result in ahead(pool, finish, predicted(), limit):
             while failed:
@@ -98,7 +99,7 @@ def read_square(path: Path, side: int) -> Predicted:
             content = path.read_bytes()
     with reduced_photograph(path, side, content) as (picture, size, remark):
         square = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-        return Predicted(path, size, square, square[..., 0], None, remark, content)
+        return Predicted(path, size, square, square[..., 0], None, None, remark, content)
 
 
 def write_prediction(

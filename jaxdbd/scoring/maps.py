@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from jaxdbd.inference import maps_of, one_ahead
+from jaxdbd.inference import SquareMaps, maps_of, one_ahead, rows_of
 from jaxdbd.input.evaluation import evaluation_batches
 from jaxdbd.input.geometry import rows_to_size, to_size
 from jaxdbd.input.records import Example
@@ -29,22 +29,21 @@ from jaxdbd.sharding import all_rows_to_devices, replicated
 TTA = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)
 WAITING, WAITING_PIXELS = 64, 32_000_000  # maps that wait to be scored: bounds the memory of a large set
-Maps = Float[Array, "b s s"]
-# Takes a batch [B, S, S, 3] of RGB bytes and gives the probability of being in focus, and nearness or None.
-Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]
+# Takes a batch [B, S, S, 3] of RGB bytes.
+Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], SquareMaps]
 # Of one photograph: pixels by level of the map, and the measures of its depth in a list, empty without depth.
 Counts = tuple[Int[np.ndarray, "2 256"], list[dict[str, float]]]
 
 
 def focus_predictor(
     model: DepthDistilledDBD, mesh: Mesh, tta: Sequence[str] = ()
-) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], tuple[Maps, Maps | None]]:
-    """A compiled (variables, images) -> probability of being in focus and nearness, the batch split over the mesh.
+) -> Callable[[dict, UInt8[np.ndarray, "b s s 3"]], SquareMaps]:
+    """A compiled (variables, images) -> maps of the batch, which is split over the mesh.
 
     B must be a multiple of the devices; `variables` are on the mesh, replicated or sharded. A row does not see the
     others (BatchNorm uses its running statistics), so neither the number of devices nor what pads a batch changes it.
     Every device, and every process, gets the whole result.
-    `tta` averages both maps over mirror images ("flip") and over three sizes of the batch ("scales").
+    `tta` averages the maps over mirror images ("flip") and over three sizes of the batch ("scales").
     """
 
     def at_scale(variables, images, scale):
@@ -87,13 +86,12 @@ def _levels(focus: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 
 def focus_maps(
     predict: Predict, records: Sequence[dict], size: int, batch_size: int
-) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"], Float32[np.ndarray, "s s"] | None]]:
-    """Each record decoded, with its focus map at its mask's size and its nearness as a square, in order."""
+) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"], SquareMaps]]:
+    """Each record decoded, with its focus map at its mask's size and all maps as squares, in order."""
     batches = evaluation_batches(records, size=size, batch_size=batch_size)
-    for (_, examples), (focus, depth) in one_ahead(lambda item: predict(item[0]), batches):
-        focus, depth = np.asarray(focus), None if depth is None else np.asarray(depth)
-        for i, example in enumerate(examples):  # what pads the last batch is dropped
-            yield example, to_map(focus[i], example.mask.shape), None if depth is None else depth[i]
+    for (_, examples), maps in one_ahead(lambda item: predict(item[0]), batches):
+        for example, squares in zip(examples, rows_of(maps, len(examples)), strict=True):
+            yield example, to_map(squares.focus, example.mask.shape), squares
 
 
 def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> dict[str, float]:
@@ -103,8 +101,8 @@ def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_siz
 
 def quick_counts(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> Iterator[Counts]:
     """What `summarize_counts` needs to know of each record, in order."""
-    for example, focus, depth in focus_maps(predict, records, size, batch_size):
-        yield count_levels(*valid_pixels(focus, example)), near_scores(example, depth)
+    for example, focus, squares in focus_maps(predict, records, size, batch_size):
+        yield count_levels(*valid_pixels(focus, example)), near_scores(example, squares.depth)
 
 
 def summarize_counts(counts: Sequence[Counts]) -> dict[str, float]:
@@ -148,13 +146,13 @@ def score_records(
     """
 
     def to_score():
-        for example, focus, depth in focus_maps(predict, records, size, batch_size):
+        for example, focus, squares in focus_maps(predict, records, size, batch_size):
             if maps_dir:
                 with whole_file(maps_dir / f"{example.id}.png") as unfinished:
                     Image.fromarray(focus).save(unfinished, "PNG")
             if example.valid is not None:
                 focus = np.where(example.valid >= 128, focus, example.mask)
-            near = near_scores(example, depth)
+            near = near_scores(example, squares.depth)
             scores = dataclasses.replace(score_counts(example.id, focus, example.mask), depth=near[0] if near else {})
             yield scores, reduced(focus), reduced(example.mask)  # so that no large map goes from process to process
 

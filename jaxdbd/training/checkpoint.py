@@ -229,8 +229,8 @@ def check_same_run(folder: os.PathLike, saved: dict, current: dict) -> None:
         for name, old, new in differences(saved, current)
         if name in ("encoder", "optimizer")
         or name.startswith("model.")
-        # Zero or not decides whether the state holds an average, or adapters, at all.
-        or (name in ("ema_decay", "feature_weight") and bool(old) != bool(new))
+        # Zero or not decides whether the state holds an average, adapters, or a blur head, at all.
+        or (name in ("ema_decay", "feature_weight", "blur_weight") and bool(old) != bool(new))
         or (name == "accumulate" and old != new)
     ]
     if differing:

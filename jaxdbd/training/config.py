@@ -44,7 +44,7 @@ RANGES = {
         *("keep_checkpoints", "augment.max_aspect"),
     ),
     "[0, inf)": (
-        *("gamma", "side_weights", "feature_weight", "steps", "epochs", "warmup_steps", "weight_decay"),
+        *("gamma", "side_weights", "feature_weight", "blur_weight", "steps", "epochs", "warmup_steps", "weight_decay"),
         *("encoder_lr_factor", "clip_norm", "input_workers"),
     ),
     "(0, inf)": ("learning_rate", "mixture"),

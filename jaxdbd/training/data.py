@@ -33,7 +33,7 @@ class Data(NamedTuple):
 def open_data(config: ml_collections.ConfigDict) -> Data:
     """The photographs to train on and their order, and the records to evaluate.
 
-    Raises UserError for a dataset that is not there, or one without depth or features where the loss asks for them.
+    Raises UserError for a dataset that is not there, or without depth, features or blur where the loss asks for them.
     """
     parts = open_parts(config.dataset, config.train_split, config.data_dir, config.cache_dir)
     held_out = {}
@@ -51,7 +51,12 @@ def open_data(config: ml_collections.ConfigDict) -> Data:
         )
     if config.mixture and len(config.mixture) != len(parts):
         raise UserError(f"config.mixture: {len(config.mixture)} shares for the {len(parts)} parts of {config.dataset}")
-    maps = [*(["depth"] if distils else []), *features]
+    if config.blur_weight and not any("blur" in records[0] for records in parts):
+        raise UserError(
+            f"{config.dataset} does not know how blurred anything is: add a set that does, such as dbd/refocused built "
+            "by this version, or set --config.blur_weight=0"
+        )
+    maps = [*(["depth"] if distils else []), *(["blur"] if config.blur_weight else []), *features]
     placed = place(parts, longest_side(config.size), maps, config.photographs)
     counts = [len(records) for records in parts]
     updates = config.steps or max(config.epochs * sum(counts) // config.batch_size, 1)

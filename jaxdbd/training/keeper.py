@@ -5,20 +5,17 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 
 from jaxdbd import weights
-from jaxdbd.inference import Prediction
+from jaxdbd.inference import at_size, rows_of
 from jaxdbd.input.evaluation import MOST_SHOWN, evaluation_batches
-from jaxdbd.input.geometry import to_size
 from jaxdbd.input.records import reduced
 from jaxdbd.photographs.panels import example_panel
 from jaxdbd.scoring.maps import Predict, quick_counts, summarize_counts
 from jaxdbd.sharding import from_all
 from jaxdbd.training.logs import RunLog
 from jaxdbd.training.step import TrainState
-
-Maps = Float[Array, "b s s"]
 
 PANEL_ROWS = 8
 
@@ -68,12 +65,9 @@ def panel(predict: Predict, parts: dict[str, Sequence[dict]], size: int, batch_s
     shown = [records[i] for records in parts.values() for i in range(min(PANEL_ROWS // len(parts), len(records)))]
     examples, predictions = [], []
     for images, rows in evaluation_batches(shown, size=size, batch_size=batch_size):
-        focus, depth = jax.device_get(predict(images))
         rows = [reduced(example, MOST_SHOWN) for example in rows]
-        for i, example in enumerate(rows):
-            shape = example.mask.shape
-            near = None if depth is None else to_size(depth[i], shape)
-            predictions.append(Prediction(to_size(focus[i], shape), near))
+        maps = rows_of(predict(images), len(rows))
+        predictions += [at_size(each, example.mask.shape) for each, example in zip(maps, rows, strict=True)]
         examples += rows
     return example_panel(examples, predictions)
 

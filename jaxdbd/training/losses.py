@@ -1,7 +1,7 @@
-"""The joint loss: focus and depth, on the fused output and on every side output.
+"""The joint loss: focus, depth and blur, on the fused output and on every side output.
 
-Every term returns one value per image. `known` is 1 where a pixel counts
-and 0 where it does not: the border between sharp and blurred of refocused photographs, and holes in a teacher's depth.
+Every term returns one value per image. `known` is 1 where a pixel counts and 0 where it does not: the border between
+sharp and blurred of refocused photographs, holes in a teacher's depth, and where nobody knows the blur.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxdbd.network.model import Output
+from jaxdbd.network.model import Output, log_diameter
 from jaxdbd.network.plain import conv
 
 PerImage = Float[Array, " b"]
@@ -129,6 +129,18 @@ def _quantile(x: Maps, inside: Maps, q: float) -> Float[Array, "b 1 1 1"]:
     return jnp.where(count > 0, between, 0)[:, :, None, None]
 
 
+# --- Blur ---
+
+
+def l1_of_batch(log: Maps, target: Maps, known: Maps) -> PerImage:
+    """Absolute difference, so divided that its mean over the images is that over all known pixels of the batch.
+
+    A photograph of which little is known counts little. All 0 where nothing is known.
+    """
+    per_image = jnp.maximum(known.sum() / len(known), 1e-6)
+    return (jnp.abs(log - target) * known).sum(axis=(1, 2, 3)) / per_image
+
+
 # A focus loss is a sum of terms; each is logged under its own name.
 FOCUS_LOSSES: dict[str, tuple[Callable, ...]] = {
     "bce": (bce,),
@@ -142,7 +154,7 @@ DEPTH_LOSSES: dict[str, Callable] = {
 }
 
 
-# --- Both, on all outputs ---
+# --- All, on all outputs ---
 
 
 def shrink_to(target: Maps, size: tuple[int, int]) -> Float[Array, "b h2 w2 1"]:
@@ -160,29 +172,40 @@ def shrink_known(
     return shrink_to(target * known, size) / jnp.maximum(share, 1e-6), share
 
 
+def where_known(target: Maps) -> tuple[Maps, Maps]:
+    """A map with 0 for its NaN, and 1 where it was known, 0 where it was not."""
+    known = jnp.isfinite(target)
+    return jnp.where(known, target, 0), known.astype(jnp.float32)
+
+
 def joint_loss(
     output: Output,
     mask: Maps,
     depth: Maps | None,
     valid: Maps | None = None,
+    blur: Maps | None = None,
     *,
     focus_loss: str,
     depth_loss: str,
     gamma: float,
     side_weights: Sequence[float],
+    blur_weight: float = 0.0,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Focus loss + gamma * depth loss, each on the fused output and, by `side_weights`, on the side outputs.
+    """Focus loss + gamma * depth loss + blur_weight * blur loss, each on the fused output and on the side outputs.
 
     Args:
       output: of the network, for a batch.
       mask: 1 = in focus.
       depth: the teacher's nearness in [0, 1], NaN in its holes; or None to leave out the depth term.
       valid: 1 where the mask counts, 0 where it does not; None where it counts everywhere.
+      blur: diameter of the circle of confusion as a share of the image's side, NaN where it is not known; or None to
+        leave out the blur term: `l1_of_batch` of its `log_diameter`.
       focus_loss: a key of `FOCUS_LOSSES`.
       depth_loss: a key of `DEPTH_LOSSES`.
       gamma: weight of the depth term.
       side_weights: of the side outputs, coarse to fine; the fused output has weight 1. The paper states neither the
         functions nor the weights; equal weights are our reading of its figure.
+      blur_weight: weight of the blur term.
 
     Returns:
       The loss, averaged over the images, and its terms by name.
@@ -206,8 +229,11 @@ def joint_loss(
     }
     loss: Any = sum(terms.values())
     if depth is not None and output.depth is not None:
-        known = jnp.isfinite(depth).astype(jnp.float32)
-        near = jnp.where(known > 0, depth, 0)
+        near, known = where_known(depth)
         terms["depth"] = over_outputs(DEPTH_LOSSES[depth_loss], output.depth, output.side_depth, near, known)
         loss = loss + gamma * terms["depth"]
+    if blur is not None and output.blur is not None:
+        share, known = where_known(blur)
+        terms["blur"] = over_outputs(l1_of_batch, output.blur, output.side_blur, log_diameter(share), known)
+        loss = loss + blur_weight * terms["blur"]
     return loss, {"loss": loss, **terms}

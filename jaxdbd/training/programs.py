@@ -11,11 +11,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
 from jaxdbd import sharding, weights
-from jaxdbd.inference import probability_and_nearness
+from jaxdbd.inference import SquareMaps, maps_of_bytes
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.training.checkpoint import abstract
 from jaxdbd.training.distillation import Params, with_adapters
-from jaxdbd.training.keeper import Maps
 from jaxdbd.training.losses import joint_loss
 from jaxdbd.training.optimizer import make_optimizer, make_schedule
 from jaxdbd.training.speed import flops_of
@@ -30,7 +29,7 @@ class Steps(NamedTuple):
     make_state: Callable[[weights.Variables], TrainState]
     abstract_state: TrainState  # shapes, dtypes and shardings of the state
     train: Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
-    predict: Callable[[weights.Variables, UInt8[Array, "b s s 3"]], tuple[Maps, Maps | None]]
+    predict: Callable[[weights.Variables, UInt8[Array, "b s s 3"]], SquareMaps]
 
 
 def learning_rate(config: ml_collections.ConfigDict, updates: int) -> optax.Schedule:
@@ -62,6 +61,7 @@ def compile_steps(
         focus_loss=config.focus_loss,
         depth_loss=config.depth_loss,
         side_weights=tuple(config.side_weights),
+        blur_weight=config.blur_weight,
     )
     loss = partial(
         batch_loss,
@@ -86,7 +86,7 @@ def compile_steps(
         abstract(shapes, placement),
         jax.jit(step, donate_argnums=0, in_shardings=(placement, rows), out_shardings=(placement, whole)),
         jax.jit(
-            partial(probability_and_nearness, model),
+            partial(maps_of_bytes, model),
             in_shardings=(sharding.replicated(here), sharding.batch_sharding(here)),
             out_shardings=sharding.replicated(here),
         ),

@@ -71,9 +71,9 @@ def batch_loss(
     Args:
       params: of the network; and adapters, for which the batch must have the teacher's features.
       batch_stats: BatchNorm's running statistics.
-      batch: of `input.batches`; without `depth`, nothing is distilled.
+      batch: of `input.batches`; without `depth`, nothing is distilled, and without `blur`, no blur is learned.
       model: the network.
-      loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, gamma=...).
+      loss: `joint_loss` with its settings bound; called with (output, mask, depth, valid, blur, gamma=...).
       gamma: weight of the depth terms.
       feature_weight: weight of the feature terms, where there are adapters.
       remat: one of `REMAT`; "blocks" keeps less for the gradient, and computes it again.
@@ -94,7 +94,8 @@ def batch_loss(
     mask = batch["mask"].astype(jnp.float32) / 255
     depth = batch["depth"].astype(jnp.float32) if "depth" in batch else None
     valid = batch["valid"].astype(jnp.float32) / 255 if "valid" in batch else None
-    total, terms = loss(output, mask, depth, valid, gamma=gamma)
+    blur = batch["blur"].astype(jnp.float32) if "blur" in batch else None
+    total, terms = loss(output, mask, depth, valid, blur, gamma=gamma)
     if ADAPTERS in params:
         taps = updates["intermediates"]["encoder"]["__call__"][0]
         terms["features"] = feature_loss(taps, params[ADAPTERS], batch).mean()

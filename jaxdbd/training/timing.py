@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from jaxdbd import weights
-from jaxdbd.inference import probability_and_nearness
+from jaxdbd.inference import maps_of_bytes
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.batches import Batch, Numbers, batches
 from jaxdbd.input.placement import place
@@ -129,7 +129,7 @@ def program_and_call(
     """
     rows, _ = next(feed)
     if config is None:
-        program, seconds = compile_timed(jax.jit(partial(probability_and_nearness, model)), variables, rows["image"])
+        program, seconds = compile_timed(jax.jit(partial(maps_of_bytes, model)), variables, rows["image"])
         return program, seconds, lambda: program(variables, rows["image"])
 
     steps = compile_steps(config, model, {}, updates=1000, mesh=make_mesh(jax.devices()[:1]))

@@ -48,6 +48,19 @@ def init_encoder(variables: Variables, encoder: str, source: str) -> Variables:
     )
 
 
+def add_blur_head(variables: Variables, drawn: Variables) -> Variables:
+    """`variables` of a network without a blur head, and the head of `drawn`, those of the same network with one.
+
+    Its channel is the last of every side output.
+    """
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    fresh: dict[str, Any] = flatten_dict(drawn, sep="/")
+    head = {name: leaf for name, leaf in fresh.items() if name.startswith("params/fuse_blur/")}
+    for name in [name for name in flat if name.startswith("params/side")]:
+        head[name] = jnp.concatenate([flat[name], fresh[name][..., -1:]], axis=-1)
+    return unflatten_dict(flat | head, sep="/")
+
+
 def _package_file(encoder: str, source: str) -> Path:
     if source not in PACKAGES:
         raise UserError(f"encoder_init={source}: not known; there are {', '.join(PACKAGES)}")

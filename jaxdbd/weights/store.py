@@ -181,8 +181,8 @@ def _model(path: os.PathLike, config: dict[str, Any]) -> DepthDistilledDBD:
     if config.get("encoder") not in [*ENCODERS]:
         encoder = ascii(config.get("encoder"))[:80]
         raise UserError(f"{shown(path)}: this version does not know the encoder {encoder}: update jaxdbd")
-    kinds = {"full_resolution": bool, "depth_head": bool, "srfb_select": bool, "sab": bool, "size": int, "dtype": str}
-    kinds |= {"edge_radius": float, "edge_slope": float}
+    kinds = dict.fromkeys(("full_resolution", "depth_head", "blur_head", "srfb_select", "sab"), bool)
+    kinds |= {"size": int, "dtype": str, "edge_radius": float, "edge_slope": float}
     for name, kind in kinds.items():
         if name in config and type(config[name]) is not kind:
             raise _damaged(path, f"{name} is {config[name]!r}")

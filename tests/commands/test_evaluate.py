@@ -18,6 +18,7 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.__main__ import main
 from jaxdbd.commands import evaluate
+from jaxdbd.inference import SquareMaps
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.scoring.maps import SCALES, focus_maps, focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh
@@ -48,9 +49,9 @@ def mesh_of(n: int) -> jax.sharding.Mesh:
     return make_mesh(jax.devices()[:n])
 
 
-def brightness(images: np.ndarray) -> tuple[np.ndarray, None]:
-    """A stand-in for a network without depth: its map is easy to work out."""
-    return images.mean(axis=-1).astype(np.float32) / 255, None
+def brightness(images: np.ndarray) -> SquareMaps:
+    """A stand-in for a network of one head: its map is easy to work out."""
+    return SquareMaps(images.mean(axis=-1).astype(np.float32) / 255, None, None)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_flip_averages_the_mirror_image(network):
     plain = focus_predictor(model, mesh_of(1))
     flipped = focus_predictor(model, mesh_of(1), ("flip",))
     seen, mirrored = plain(variables, images), plain(variables, np.ascontiguousarray(images[:, :, ::-1]))
-    for one, other, both in zip(seen, mirrored, flipped(variables, images), strict=True):  # focus, depth
+    for one, other, both in zip(*(maps[:2] for maps in (seen, mirrored, flipped(variables, images))), strict=True):
         expected = (one + other[:, :, ::-1]) / 2
         assert expected.std() > 0.005  # a flat map would prove nothing
         assert np.abs(expected - one).max() > 1e-3
@@ -118,10 +119,10 @@ def test_flip_averages_the_mirror_image(network):
 def test_scales_average_three_sizes(network):
     model, variables = network
     images = np.full((1, SIZE, SIZE, 3), 90, np.uint8)
-    p, _ = focus_predictor(model, mesh_of(1), ("scales",))(variables, images)
+    p = focus_predictor(model, mesh_of(1), ("scales",))(variables, images).focus
     sizes = [round(SIZE * s / 32) * 32 for s in SCALES]
     plain = focus_predictor(model, mesh_of(1))
-    maps = [plain(variables, np.full((1, s, s, 3), 90, np.uint8))[0] for s in sizes]
+    maps = [plain(variables, np.full((1, s, s, 3), 90, np.uint8)).focus for s in sizes]
     expected = np.mean([jax.image.resize(m, (1, SIZE, SIZE), "linear") for m in maps], axis=0)
     np.testing.assert_allclose(p, expected, atol=1e-5)
 

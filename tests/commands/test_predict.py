@@ -18,6 +18,7 @@ from jaxdbd import inference, weights
 from jaxdbd import predict as predict_function
 from jaxdbd.__main__ import main
 from jaxdbd.errors import UserError
+from jaxdbd.inference import SquareMaps
 from jaxdbd.input import geometry
 from jaxdbd.machine.files import write_whole
 from jaxdbd.network.edges import crisp
@@ -30,7 +31,7 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory) -> Path:
-    model = DepthDistilledDBD("tiny", full_resolution=False, srfb="none", sab=False, size=SIDE)
+    model = DepthDistilledDBD("tiny", full_resolution=False, blur_head=True, srfb="none", sab=False, size=SIDE)
     path = tmp_path_factory.mktemp("weights") / "lite.safetensors"
     weights.save(path, model, drawn(model), dataset="none", license="none", threshold=0.4)
     return path
@@ -46,7 +47,9 @@ def brightness(monkeypatch):
     """In place of the network, one whose answer can be told: focus is brightness, depth is redness."""
 
     def compiled(model):
-        return lambda variables, images: (jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255))
+        return lambda variables, images: SquareMaps(
+            jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255), None
+        )
 
     monkeypatch.setattr(inference, "compiled", compiled)
 
@@ -80,6 +83,19 @@ def test_maps_have_the_photographs_size_and_range(network, shape):
         assert values.shape == shape
         assert values.dtype == np.float32
         assert 0 <= values.min() <= values.max() <= 1
+
+
+def test_blur_is_in_pixels_of_the_photograph(network):
+    model, variables = network
+    photo = photograph(SIDE, SIDE)
+    large = np.asarray(Image.fromarray(photo).resize((4 * SIDE, 2 * SIDE), Image.Resampling.NEAREST))
+    output = jax.jit(model.apply)(variables, jaxdbd.normalize(jnp.asarray(photo[None]), model.encoder))
+    wanted = SIDE * 0.004 * (np.exp(output.blur[0, ..., 0]) - 1)
+    assert 0 < np.median(wanted) < SIDE
+    np.testing.assert_allclose(jaxdbd.predict(model, variables, photo).blur, np.minimum(wanted, SIDE), rtol=1e-3)
+    # Twice as high and four times as wide: disks of as many pixels are squashed to ellipses.
+    times = jaxdbd.predict(model, variables, large).blur[1::2, 1::4] / np.minimum(wanted, SIDE)
+    assert np.median(times[wanted > 0]) == pytest.approx(np.sqrt(8), rel=0.05)
 
 
 def test_one_compilation_for_all_sizes(network):

@@ -14,13 +14,13 @@ SAME = """
 import jax, numpy as np
 from drawn_network import drawn
 from jaxdbd.machine import compiling
-from jaxdbd.inference import probability_and_nearness
+from jaxdbd.inference import maps_of_bytes
 from jaxdbd.network.model import DepthDistilledDBD
 
 assert compiling.inference_options() == compiling.QUICK
 model = DepthDistilledDBD("lite0", full_resolution=False, size=64)
 images, variables = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8), drawn(model)
-lowered = jax.jit(lambda variables, images: probability_and_nearness(model, variables, images)).lower(variables, images)
+lowered = jax.jit(lambda variables, images: maps_of_bytes(model, variables, images)).lower(variables, images)
 slow, quick = (lowered.compile(compiler_options=options)(variables, images) for options in ({}, compiling.QUICK))
 for one, other in zip(slow, quick, strict=True):
     np.testing.assert_array_equal(one, other)

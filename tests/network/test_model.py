@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny  # noqa: F401, which adds its encoder
 
-from jaxdbd import DepthDistilledDBD, normalize
+from jaxdbd import DepthDistilledDBD, normalize, weights
 from jaxdbd.network.blocks import SRFB
 from jaxdbd.network.encoders import ENCODERS
 
@@ -164,6 +164,22 @@ def test_switches_remove_what_they_name(images):
     out = jax.eval_shape(lambda: small(depth_head=False).init_with_output(jax.random.key(0), images)[0])
     assert out.depth is None
     assert out.side_depth == ()
+    assert out.blur is None
+    assert out.side_blur == ()
+
+
+def test_a_blur_head_changes_nothing_else(variables, images, forward):
+    model = small(blur_head=True)
+    whole = weights.add_blur_head(variables, random_variables(model, images))
+    out, without = jax.jit(model.apply)(whole, images), forward(variables, images)
+    for name in ("focus", "depth", "side_focus", "side_depth"):
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), getattr(out, name), getattr(without, name))
+    assert [s.shape for s in out.side_blur] == [s.shape for s in out.side_depth]
+    enlarged = [jax.image.resize(s, out.focus.shape, "bilinear")[..., 0] for s in out.side_blur]
+    fuse = whole["params"]["fuse_blur"]
+    expected = np.tensordot(fuse["kernel"][:, 0], np.stack(enlarged), 1)[..., None] + fuse["bias"]
+    assert expected.min() < 0 < expected.max()
+    np.testing.assert_allclose(out.blur, np.maximum(expected, 0), atol=1e-4)
 
 
 def test_srfb_attention_is_a_convex_mix_of_its_branches():

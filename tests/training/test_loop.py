@@ -25,7 +25,7 @@ from readme import commands_for_several_devices
 from data import build
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.inference import probability_and_nearness
+from jaxdbd.inference import maps_of_bytes
 from jaxdbd.input.records import open_split
 from jaxdbd.input.stream import make_stream, photographs_of
 from jaxdbd.network.model import DepthDistilledDBD, Output
@@ -378,11 +378,12 @@ def test_lowers_for_accelerators_that_are_not_here(traced_step, platform):
 def test_inference_gives_probabilities_and_nearness():
     config = tiny.get_config()
     model = make_model(config)
-    focus, depth = jax.jit(partial(probability_and_nearness, model))(drawn(model), random_batch(2)["image"])
+    focus, depth, blur = jax.jit(partial(maps_of_bytes, model))(drawn(model), random_batch(2)["image"])
+    assert blur is None
     assert focus.shape == depth.shape == (2, 32, 32)
     for maps in (focus, depth):
         assert 0 <= float(maps.min()) <= float(maps.max()) <= 1
     config.model.depth_head = False
     model = make_model(config)
     shapes = weights.shapes(model), random_batch(1)["image"]
-    assert jax.eval_shape(partial(probability_and_nearness, model), *shapes)[1] is None
+    assert jax.eval_shape(partial(maps_of_bytes, model), *shapes)[1] is None

@@ -1,17 +1,21 @@
 """Every loss against values worked out by hand, and the joint loss against its definition."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdbd.network.model import Output
+from jaxdbd.network.model import SHARPNESS_LIMIT, Output, diameter, log_diameter
 from jaxdbd.training import losses
 from jaxdbd.training.losses import joint_loss, shrink_to
 
 # Each as one program: their operations, compiled one by one for every shape, take longer.
-TERMS = ("bce", "soft_iou", "dof_edge", "l1", "scale_shift_invariant", "midas")
-bce, soft_iou, dof_edge, l1, scale_shift_invariant, midas = (jax.jit(getattr(losses, name)) for name in TERMS)
+TERMS = ("bce", "soft_iou", "dof_edge", "l1", "scale_shift_invariant", "midas", "l1_of_batch")
+bce, soft_iou, dof_edge, l1, scale_shift_invariant, midas, l1_of_batch = (
+    jax.jit(getattr(losses, name)) for name in TERMS
+)
 
 
 def maps(*rows) -> jnp.ndarray:
@@ -171,3 +175,67 @@ def test_holes_in_the_teachers_depth_and_dont_care_pixels_are_left_out():
     assert bool(jnp.isfinite(same))
     np.testing.assert_allclose(value(mask.at[hole].set(1), depth.at[hole].set(0)), same, rtol=1e-6)
     assert abs(float(joint_loss(output, mask, depth, **options)[0] - same)) > 1e-3
+
+
+def test_blur_is_averaged_over_the_known_pixels_of_the_batch():
+    # Differences 1 and 3 of two known pixels in the first image, 5 of one in the second: 9 / 3.
+    log, target = maps([1.0, 2.0, 9.0]), maps([2.0, 5.0, 0.0])
+    both = jnp.concatenate([log, log]), jnp.concatenate([target, maps([0.0, 7.0, 0.0])])
+    known = jnp.concatenate([maps([1.0, 1.0, 0.0]), maps([0.0, 1.0, 0.0])])
+    np.testing.assert_allclose(l1_of_batch(*both, known), [4 / 1.5, 5 / 1.5], rtol=1e-6)
+    np.testing.assert_allclose(l1_of_batch(*both, known).mean(), 3, rtol=1e-6)
+    assert not l1_of_batch(*both, jnp.zeros_like(known)).any()
+
+
+def test_the_logarithm_of_a_diameter():
+    shares = jnp.array([0.0, 1.0, 3.0, 15.0]) * SHARPNESS_LIMIT
+    np.testing.assert_allclose(log_diameter(shares), np.log([1, 2, 4, 16]), rtol=1e-6)
+    np.testing.assert_allclose(diameter(log_diameter(shares)), shares, rtol=1e-5)
+
+
+BLUR = {"focus_loss": "bce", "depth_loss": "l1", "gamma": 0.0, "blur_weight": 0.5}
+
+
+def blur_terms(fused, sides, share):
+    """The loss of constant maps of blur beside focus logits of 0, and its terms."""
+    zero = jnp.zeros((1, 32, 32, 1))
+    side_focus = tuple(jnp.zeros((1, s, s, 1)) for s in (1, 2, 4, 8, 16))
+    output = Output(
+        zero, None, side_focus, (), zero + fused, tuple(s + x for s, x in zip(side_focus, sides, strict=True))
+    )
+    loss = partial(joint_loss, **BLUR, side_weights=(0.0, 1.0, 1.0, 2.0, 0.0))
+    return jax.jit(loss)(output, zero, None, None, zero + share)
+
+
+def test_blur_of_the_fused_and_the_side_outputs_by_hand():
+    # Three limits wide: the target is log 4 everywhere. Off by 0.5, and by 0.1, 0.2 and 0.3 with weights 1, 1 and 2.
+    target = np.log(4)
+    sides = [0.0, target + 0.1, target - 0.2, target + 0.3, 9.0]
+    total, terms = blur_terms(target - 0.5, sides, 3 * SHARPNESS_LIMIT)
+    np.testing.assert_allclose(terms["blur"], 0.5 + 0.1 + 0.2 + 0.6, rtol=1e-5)
+    np.testing.assert_allclose(total, 0.5 * 1.4 + np.log(2) * 5, rtol=1e-5)
+
+
+def test_unknown_blur_reaches_no_gradient():
+    rng = np.random.default_rng(5)
+    output = random_output(rng)
+    output = output._replace(blur=output.focus, side_blur=output.side_focus)
+    mask = jnp.zeros((2, 32, 32, 1))
+    share = jnp.full_like(mask, 0.01).at[1].set(jnp.nan).at[0, :16].set(jnp.nan)
+    options = BLUR | {"side_weights": (1.0,) * 5}
+
+    def of(output, share):
+        return joint_loss(output, mask, None, None, share, **options)[1]["blur"]
+
+    with_gradient = jax.jit(jax.value_and_grad(of))
+    value, gradient = with_gradient(output, share)
+    assert bool(jnp.isfinite(value))
+    for leaf in (gradient.blur, *gradient.side_blur):
+        assert bool(jnp.isfinite(leaf).all())
+        assert not leaf[1].any()
+        assert leaf[0].any()
+    assert not gradient.blur[0, :16].any()
+    # Nothing known in the whole batch.
+    value, gradient = with_gradient(output, jnp.full_like(share, jnp.nan))
+    assert value == 0
+    assert not gradient.blur.any()
