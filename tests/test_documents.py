@@ -11,6 +11,7 @@ FOLDERS = [
     "data/teachers",
     "configs",
     "tools",
+    "tools/gpu",
     "jaxdbd",
     *(f"jaxdbd/{p.name}" for p in (ROOT / "jaxdbd").iterdir()),
 ]

@@ -55,7 +55,6 @@ def test_the_step_of_a_small_network_on_a_cpu():
     figures = compiled_figures(config, "cpu", "1x1")
     assert 500 < figures["stablehlo"] < 10_000
     assert figures["fusions"] > 10
-    assert figures["tflop"] > 0
     assert figures["temporary_mb"] >= 0
     assert figures["cudnn"] == figures["collectives"] == {}  # nothing of a GPU, and nobody to speak to
 

@@ -1,0 +1,1 @@
+"""What tools/on_gpu.py runs."""
