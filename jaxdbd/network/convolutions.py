@@ -9,14 +9,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.network import grouped, plain, products, winograd
+from jaxdbd.network import grouped, phases, plain, products, winograd
 from jaxdbd.network.bilinear import Form, Forms, bilinear
 
 # The form of each convolution by platform: what is measured to be faster somewhere is entered here.
 POINTWISE = Forms("pointwise_conv", default=Form(jnp.dot), cpu=products.FLAT)
 CONV_3X3 = Forms("conv_3x3", default=Form(plain.same_conv), cpu=winograd.CPU_3X3)
 UPSAMPLE = Forms("upsample_conv", default=Form(plain.upsampled_conv), cpu=products.UPSAMPLE)
-DILATED = Forms("dilated_conv", default=Form(plain.padded_dilated_conv), cpu=Form(products.cpu_dilated_conv))
+DILATED = Forms(
+    "dilated_conv",
+    default=Form(plain.padded_dilated_conv),
+    cpu=Form(products.cpu_dilated_conv),
+    cuda=phases.PHASED_CUDA,
+)
 # Not measured on CUDA yet: cuDNN is known to be slow where a group is one channel, most of all at the kernel's gradient
 DEPTHWISE = Forms(
     "depthwise_conv", default=Form(plain.grouped_depthwise), cpu=grouped.SHIFTED_CPU, cuda=grouped.SHIFTED_CUDA

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxdbd.network import convolutions, grouped, plain, products, winograd
+from jaxdbd.network import convolutions, grouped, phases, plain, products, winograd
 from jaxdbd.network.bilinear import Forms, bilinear
 
 
@@ -122,7 +122,15 @@ def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
         return plain.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
 
     forms = (plain.padded_dilated_conv, products.unpadded_dilated_conv, convolutions.dilated_conv)
-    agree([partial(form, dilation=k) for form in forms], meant, (2, *size, 3), (k, k, 3, 4))
+    forms = [computed_by(phases.PHASED_CUDA, k), *(partial(form, dilation=k) for form in forms)]
+    agree(forms, meant, (2, *size, 3), (k, k, 3, 4))
+
+
+def test_no_kernel_of_a_cuda_program_is_as_large_as_a_map():
+    # The plain gradient by the kernel is a convolution with all of dy, whose result has pixels `dilation` apart.
+    layer = partial(convolutions.dilated_conv, dilation=3), (1, 12, 12, 4), (3, 3, 4, 4)
+    assert "stride = [3, 3]" in lowered(*layer, "tpu")
+    assert "stride = [3, 3]" not in lowered(*layer, "cuda")
 
 
 def test_wide_dilated_convolutions_choose_a_form_per_platform():
