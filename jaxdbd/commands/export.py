@@ -1,7 +1,8 @@
 """Files that run the network without this package: StableHLO for JAX on any platform, ONNX for everyone else.
 
 Both take RGB bytes, uint8 [B, S, S, 3], and return what `jaxdbd.predict` does before it resizes to the photograph:
-focus and, with a depth head, depth, float32 [B, S, S]. B is free; the file holds the weights and the normalization.
+focus, depth and blur, as far as there are such heads, float32 [B, S, S]; blur as a share of S. B is free; the file
+holds the weights and the normalization.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from jaxdbd.machine.paths import as_path
 from jaxdbd.network.model import DepthDistilledDBD
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-TOLERANCE = 1e-3  # on probability and nearness; the 8-bit map resolves 4e-3
+TOLERANCE = 1e-3  # on probability, nearness and shares of the side; the 8-bit map resolves 4e-3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         unfinished.write_bytes(content)
         with jax.default_matmul_precision("highest" if is_onnx else None):
             difference = check(model, variables, open_onnx(unfinished) if is_onnx else open_stablehlo(unfinished))
-    side, outputs = model.size, "focus, depth" if model.depth_head else "focus"
+    side, outputs = model.size, ", ".join(model.heads())
     print(f"{args.out}: {len(content) / 1e6:.1f} MB, checked: at most {difference:.1e} from what predict computes")
     print(f"uint8 [B, {side}, {side}, 3] -> {outputs}, float32 [B, {side}, {side}]")
 
@@ -108,8 +109,8 @@ def check(model: DepthDistilledDBD, variables: weights.Variables, run: Run) -> f
     expected = [network(variables, images[i : i + 1]) for i in range(len(images))]
     outputs = run(images)
     worst = 0.0
-    for i, name in enumerate(["focus", "depth"][: 1 + model.depth_head]):
-        wanted, got = np.concatenate([row[i] for row in expected]), np.asarray(outputs[i])
+    for name, output in zip(model.heads(), [output for output in outputs if output is not None], strict=True):
+        wanted, got = np.concatenate([getattr(row, name) for row in expected]), np.asarray(output)
         if got.shape != wanted.shape:
             raise RuntimeError(f"the exported {name} is {got.shape}, the network's {wanted.shape}")
         difference = float(np.abs(got - wanted).max())

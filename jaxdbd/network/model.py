@@ -178,6 +178,10 @@ class DepthDistilledDBD(nn.Module):
             side_blur=channel(sides, attended) if self.blur_head else (),
         )
 
+    def heads(self) -> list[str]:
+        """What the network predicts: "focus" and, where it has such heads, "depth" and "blur"."""
+        return ["focus", *(["depth"] if self.depth_head else []), *(["blur"] if self.blur_head else [])]
+
     def _carry(self, tap: Float[Array, "b h w c"], width: int, level: int) -> Float[Array, "b h w {width}"]:
         if tap.shape[-1] == width:
             return tap

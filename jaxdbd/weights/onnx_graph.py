@@ -18,7 +18,7 @@ OPSET = 17  # the oldest with every operator used; of 2022
 
 
 def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
-    """A model with input `image` uint8 [B, S, S, 3] and outputs `focus` and, with a depth head, `depth`, [B, S, S].
+    """A model with input `image` uint8 [B, S, S, 3] and as outputs [B, S, S] `model.heads()`: `focus`, `depth`, `blur`.
 
     S is `model.size`; B is free. Values are as `jaxdbd.predict` has them before it resizes to the photograph.
     """
@@ -28,8 +28,8 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     taps = encode(g, model, g.add("Div", g.add("Sub", levels, mean), std))
     sides = decode(g, model, taps)
 
-    # Both fusions as one 1x1 convolution of all side maps: [focus, depth] of level 1, of level 2, ...
-    outputs = ["focus", "depth"][: 1 + model.depth_head]
+    # All fusions as one 1x1 convolution of all side maps: [focus, depth] of level 1, of level 2, ...
+    outputs = model.heads()
     kernel = np.zeros((len(outputs), len(outputs) * len(sides), 1, 1), np.float32)
     for i, name in enumerate(outputs):
         kernel[i, i :: len(outputs), 0, 0] = g.weights[f"params/fuse_{name}/kernel"][:, 0]
@@ -38,13 +38,15 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     resized = [g.resize(side, coarsest >> i, "linear") for i, side in enumerate(sides)]
     weights = g.constant("fuse/kernel", kernel), g.constant("fuse/bias", bias)
     fused = g.add("Conv", g.add("Concat", *resized, axis=1), *weights, kernel_shape=[1, 1])
-    maps = g.split(fused, 2, axis=1) if model.depth_head else [fused]
+    maps = g.split(fused, len(outputs), axis=1) if len(outputs) > 1 else [fused]
     rgb = g.add("Div", levels, g.constant("white", 255.0))
     maps[0] = crisp(g, maps[0], rgb, model.size, model.edge_radius, model.edge_slope)
     maps = [g.add("Squeeze", x, g.constant("channel_axis", [1], np.int64)) for x in maps]
     g.nodes.append(helper.make_node("Sigmoid", [maps[0]], ["focus"]))
     if model.depth_head:
         g.nodes.append(helper.make_node("Identity", [g.stretched(maps[1])], ["depth"]))
+    if model.blur_head:
+        g.nodes.append(helper.make_node("Identity", [g.diameter(g.relu(maps[-1]))], ["blur"]))
 
     square = ["batch", model.size, model.size]
     graph = helper.make_graph(
@@ -137,7 +139,7 @@ def encode_efficientnet(g: Graph, x: str, size: int) -> list[str]:
 
 
 def decode(g: Graph, model: DepthDistilledDBD, taps: list[str]) -> list[str]:
-    """The five side maps, coarse to fine: focus logit, and depth where there is a depth head."""
+    """The five side maps, coarse to fine: channels as of `model.heads()`, focus as a logit."""
     joining = [*taps[-2::-1], None] if model.full_resolution else taps[::-1]
     x, sides = taps[-1], []
     for level, tap in enumerate(joining, start=1):
@@ -154,7 +156,8 @@ def decode(g: Graph, model: DepthDistilledDBD, taps: list[str]) -> list[str]:
         sides.append(g.conv(x, f"side{level}"))
         if level < len(joining):
             if model.sab:
-                hidden = conv_relu_norm(g, sides[-1], f"sab{level}/hidden")
+                seen = g.first(sides[-1], 1 + model.depth_head) if model.blur_head else sides[-1]
+                hidden = conv_relu_norm(g, seen, f"sab{level}/hidden")
                 x = g.add("Mul", x, g.add("Sigmoid", g.conv(hidden, f"sab{level}/attention")))
             if model.full_resolution:
                 x = g.add("Add", x, tap)

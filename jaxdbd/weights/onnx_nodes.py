@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from onnx import helper, numpy_helper
 
 from jaxdbd.inference import BLOCK
+from jaxdbd.network.model import SHARPNESS_LIMIT
 from jaxdbd.weights import Variables
 
 
@@ -30,6 +31,11 @@ class Graph:
         names = [f"Split_{len(self.nodes)}_{i}" for i in range(parts)]
         self.nodes.append(helper.make_node("Split", [x], names, axis=axis))
         return names
+
+    def first(self, x: str, channels: int) -> str:
+        """The first of a map's channels."""
+        limits = {"channel_0": 0, f"channel_{channels}": channels, "channel_axis": 1}  # start, end, axis
+        return self.add("Slice", x, *(self.constant(name, [value], np.int64) for name, value in limits.items()))
 
     def constant(self, name: str, values: Any, dtype: Any = np.float32) -> str:
         """Stores a tensor under a name, and returns the name."""
@@ -93,6 +99,11 @@ class Graph:
         )
         span = self.add("Max", self.add("Sub", high, low), self.constant("least_span", 1e-6))
         return self.clip(self.add("Div", self.add("Sub", x, low), span), 0.0, 1.0)
+
+    def diameter(self, x: str) -> str:
+        """`model.diameter`. ONNX has no expm1; exp(x) - 1 differs by a rounding of 1."""
+        grown = self.add("Sub", self.add("Exp", x), self.constant("one", 1.0))
+        return self.add("Mul", grown, self.constant("sharpness_limit", SHARPNESS_LIMIT))
 
     def resize(self, x: str, factor: int, mode: str) -> str:
         """Enlarges by a whole factor, bilinearly ("linear") or by repetition ("nearest")."""

@@ -125,6 +125,7 @@ VARIANTS = {
     "vgg19 as in the paper, no SRFB": {"encoder": "vgg19", "srfb": "none"},
     "resnext101 as released": {"encoder": "resnext101"},
     "crisp edges": {"encoder": "lite0", "full_resolution": False, "edge_radius": 0.05, "edge_slope": 2.5},
+    "blur, and no depth": {"encoder": "lite0", "full_resolution": False, "depth_head": False, "blur_head": True},
 }
 
 
@@ -138,6 +139,16 @@ def test_onnx_graph_of_other_networks(fields, tmp_path):
     export.check(model, variables, run)
     compiled.cache_clear()  # hundreds of megabytes
     assert all(np.ptp(output) > 0.01 for output in run(export.sample_images(SIDE)))
+
+
+def test_blur_is_the_third_output():
+    model = DepthDistilledDBD("lite0", (8, 8, 8, 8, 8), full_resolution=False, srfb="none", blur_head=True, size=SIDE)
+    variables = jax.device_put(drawn(model))
+    assert model.heads() == ["focus", "depth", "blur"]
+    graph = onnx_graph.build(model, variables).graph
+    assert [output.name for output in graph.output] == model.heads()
+    exported = jax.export.deserialize(bytearray(export.to_stablehlo(model, variables, ["cpu"])))
+    assert [aval.shape[1:] for aval in exported.out_avals] == [(SIDE, SIDE)] * 3
 
 
 @pytest.mark.slow
