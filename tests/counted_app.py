@@ -1,4 +1,4 @@
-"""`jaxdbd app` with brightness in the network's place: focus is brightness, depth is redness, known beforehand.
+"""`jaxdbd app` with brightness in the network's place: focus is brightness, depth redness, blur a tenth of it.
 
     python tests/counted_app.py FILE --weights=W --port=N
 
@@ -20,7 +20,8 @@ def compiled(model):
     def network(variables, images):
         with Path(sys.argv[1]).open("ab") as count:
             count.write(b"." * len(images))
-        return images.mean(axis=-1, dtype=np.float32) / 255, images[..., 0] / np.float32(255)
+        red = images[..., 0] / np.float32(255)
+        return inference.SquareMaps(images.mean(axis=-1, dtype=np.float32) / 255, red, red / 10)
 
     return network
 

@@ -54,7 +54,9 @@ def brightness(monkeypatch, folder: Path) -> Path:
     """Weights, threshold 0.5, in whose network's place focus is brightness and depth is redness."""
 
     def compiled(model):
-        return lambda variables, images: (jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255))
+        return lambda variables, images: inference.SquareMaps(
+            jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255), None
+        )
 
     monkeypatch.setattr(inference, "compiled", compiled)
     return tiny_weights(folder)

@@ -23,7 +23,7 @@ from jaxdbd.machine.startup import leave_terminal
 from jaxdbd.photographs.app.sheet import Entry, entry_of, report
 from jaxdbd.photographs.passed_over import warn_of_passed_over
 from jaxdbd.photographs.photos import SUFFIXES, find_photographs
-from jaxdbd.photographs.predicted import Predicted, csv_text, predict_photographs, write_prediction
+from jaxdbd.photographs.predicted import Predicted, Row, csv_text, predict_photographs, write_prediction
 
 SAVE_EVERY = 10  # seconds between two copies of the tables on disk, which a killed command leaves
 
@@ -31,7 +31,7 @@ SAVE_EVERY = 10  # seconds between two copies of the tables on disk, which a kil
 class Done(NamedTuple):
     """What came of a photograph."""
 
-    row: tuple[str, str, str]  # of the CSV, without the path
+    row: Row  # of the CSV
     entry: Entry | None  # of the report, where one is wanted
     remark: str  # what to warn of
 
@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlay", action="store_true", help="also <stem>.overlay.jpg: what is in focus outlined")
     parser.add_argument("--depth", action="store_true", help="also <stem>.depth.png: depth as colors with a legend")
     parser.add_argument(
+        "--blur", action="store_true", help="also <stem>_blur.npy, how wide the blur is in pixels, and <stem>_blur.png"
+    )
+    parser.add_argument(
         "--binary",
         nargs="?",
         type=float,
@@ -54,7 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="also <stem>.binary.png: 255 where the probability is above T (the threshold that came with the weights)",
     )
-    parser.add_argument("--csv", type=local_path, help="a row per photograph: path, fraction in focus, depth, error")
+    parser.add_argument(
+        "--masks",
+        choices=["colmap"],
+        help="in place of the maps, <name>.<suffix>.png: 255 = in focus, 0 = blurred; --out is then COLMAP's mask_path",
+    )
+    parser.add_argument(
+        "--csv", type=local_path, help="a row per photograph: path, fraction in focus, depth, blur, error"
+    )
     parser.add_argument("--report", type=local_path, help="a contact sheet, one page: the sharpest first, with filters")
 
 
@@ -66,13 +76,16 @@ def run(args: argparse.Namespace) -> int:
     model, variables = weights.load(args.weights)
     threshold = threshold_of(args.weights, args.binary, model.edge_slope if args.raw else 1.0)
     model = raw(model) if args.raw else model
+    colmap = args.masks == "colmap"
     extras = {".overlay.jpg": args.overlay, ".depth.png": args.depth, ".binary.png": args.binary is not None}
+    extras |= {"_blur.npy": args.blur, "_blur.png": args.blur}
     endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
-    names = find_photographs(paths, args.out, endings, args.recursive)
-    if kept := [name for path, name in names.items() if name.name == path.name != path.stem]:
+    names = find_photographs(paths, args.out, endings, args.recursive, keep_suffix=colmap)
+    if not colmap and (kept := [name for path, name in names.items() if name.name == path.name != path.stem]):
         print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {shown(kept[0])}.png, ...")
-    if ".depth.png" in endings and not model.depth_head:
-        raise UserError(f"--depth: {args.weights} was trained without a depth head")
+    for wanted, head in (("depth", model.depth_head), ("blur", model.blur_head)):
+        if getattr(args, wanted) and not head:
+            raise UserError(f"--{wanted}: {args.weights} was trained without a {wanted} head")
     check_no_folder(args.csv, args.report)
     check_apart(args.csv, args.report, names)
     for folder in {args.out} | {path.parent for path in (args.csv, args.report) if path}:
@@ -86,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
     def write(predicted: Predicted) -> None:
         # Noted by the thread that has written it, so that an interruption in between loses nothing.
-        row = write_prediction(predicted, names[predicted.path], endings, threshold)
+        row = write_prediction(predicted, names[predicted.path], endings, threshold, colmap)
         entry = entry_of(place(predicted.path), predicted, threshold, row) if args.report else None
         done[predicted.path] = Done(row, entry, predicted.remark)
 
@@ -105,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
             with contextlib.closing(predict_photographs(model, variables, names, write)) as results:
                 for path, result in results:
                     if isinstance(result, UserError):
-                        row = ("", "", str(result))
+                        row = Row(error=str(result))
                         done[path] = Done(row, Entry(place(path), row), "")
                         bar.write(f"error: {result}", file=sys.stderr)
                     elif done[path].remark:
@@ -116,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
                         saved = time.monotonic()
         finally:
             save_tables()
-    return int(any(each.row[-1] for each in done.values()))
+    return int(any(each.row.error for each in done.values()))
 
 
 def threshold_of(name: str, binary: float | bool | None, slope: float) -> float:

@@ -1,4 +1,4 @@
-"""Pictures of one prediction, to look at: the photograph with what is in focus outlined, and depth as colors."""
+"""Pictures of one prediction, to look at: the photograph with what is in focus outlined, depth and blur as colors."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdbd.machine.parallel import strips_of
+from jaxdbd.network.model import SHARPNESS_LIMIT
 
 OUTLINE = (255, 196, 0)  # amber: rare in photographs, and seen well on dark and on bright
 
@@ -36,8 +37,12 @@ def outlined_levels(in_focus: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w
 
 def depth_colors(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Nearness in [0, 1] as a color, from dark (far) to yellow (near); NaN, nothing measured, as far."""
-    levels = np.rint(np.clip(np.nan_to_num(depth.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return _colors(np.nan_to_num(depth.astype(np.float32)), cv2.COLORMAP_INFERNO)
+
+
+def _colors(shares: Float[np.ndarray, "h w"], colors: int) -> UInt8[np.ndarray, "h w 3"]:
+    levels = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, colors), cv2.COLOR_BGR2RGB)
 
 
 def depth_picture(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -57,4 +62,37 @@ def depth_picture(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3
     ramp = np.repeat(np.linspace(0, 1, right - left, dtype=np.float32)[None], band // 2, axis=0)
     legend.paste(Image.fromarray(depth_colors(ramp)), (left, band // 4))
     picture[height:] = np.asarray(legend)
+    return picture
+
+
+def blur_picture(blur: Float[np.ndarray, "h w"], reduction: float = 1.0) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Diameters of circles of confusion, in pixels, as colors from dark (none) to yellow, with a scale underneath.
+
+    Its figures are pixels of the photograph, which is `reduction` times as large as `blur`; they lie about as their
+    logarithms do, up to the widest. The picture is higher than `blur`, and at least 160 wide.
+    """
+    height, width = blur.shape
+    band = min(96, max(24, width // 24))
+    picture = np.full((height + 2 * band, max(width, 160), 3), 255, np.uint8)
+    least = SHARPNESS_LIMIT * (height * width) ** 0.5
+    end = max(float(blur.max()), 4 * least)  # of what is all in focus, too, small diameters look small
+
+    def place(pixels):
+        return np.log1p(pixels / least) / np.log1p(end / least)
+
+    for rows in strips_of(blur):
+        picture[:height, :width][rows] = _colors(place(blur[rows]), cv2.COLORMAP_VIRIDIS)
+    scale = Image.new("RGB", (picture.shape[1], 2 * band), "white")
+    draw, font, gap = ImageDraw.Draw(scale), ImageFont.load_default(0.55 * band), band
+    length = scale.width - 2 * gap
+    ramp = np.repeat(np.linspace(0, 1, length, dtype=np.float32)[None], band // 2, axis=0)
+    scale.paste(Image.fromarray(_colors(ramp, cv2.COLORMAP_VIRIDIS)), (gap, band // 2))
+    free = 0.0
+    for figure in (0, *(n * 10**k for k in range(5) for n in (1, 2, 5))):
+        x, half = gap + length * place(figure / reduction), font.getlength(f"{figure} px") / 2
+        if figure <= end * reduction and x - half >= free and x + half <= scale.width:
+            draw.line((x, band, x, 1.15 * band), "black", max(1, band // 24))
+            draw.text((x, 1.5 * band), f"{figure} px", "black", font, anchor="mm")
+            free = x + half + band / 4
+    picture[height:] = np.asarray(scale)
     return picture

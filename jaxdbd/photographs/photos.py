@@ -36,7 +36,11 @@ SPARE = 4
 
 
 def find_photographs(
-    arguments: Sequence[str], out: Path, endings: Collection[str] = (".png",), recursive: bool = False
+    arguments: Sequence[str],
+    out: Path,
+    endings: Collection[str] = (".png",),
+    recursive: bool = False,
+    keep_suffix: bool = False,
 ) -> dict[Path, Path]:
     """Photographs named by files, folders and patterns, each with the path of its map without the ending `.png`.
 
@@ -47,9 +51,9 @@ def find_photographs(
     name, except COMPANIONS. Links that lead nowhere and folders that may not be read are returned too: whoever reads
     them will say so.
 
-    `endings` are those of all the files that will be written for a photograph. Raises UserError for a path that is not
-    there, for no photographs at all, where two photographs would still share a file, and where maps would be written
-    into a folder that photographs are read from.
+    `endings` are those of all the files that will be written for a photograph; with `keep_suffix` each of them follows
+    on its photograph's suffix. Raises UserError for a path that is not there, for no photographs at all, where two
+    photographs would still share a file, and where maps would be written into a folder that photographs are read from.
     """
     found: dict[Path, Path] = {}  # photograph -> its path inside `out`
     for argument in arguments:
@@ -65,7 +69,7 @@ def find_photographs(
     found = {path: place for path, place in found.items() if once[real[path]] == path}
     shared = Counter(_key(place.with_suffix("")) for place in found.values())
     names = {
-        path: out / (place if shared[_key(place.with_suffix(""))] > 1 else place.with_suffix(""))
+        path: out / (place if keep_suffix or shared[_key(place.with_suffix(""))] > 1 else place.with_suffix(""))
         for path, place in found.items()
     }
     _check_names(names, endings)

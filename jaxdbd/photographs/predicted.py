@@ -18,17 +18,39 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from jaxdbd.errors import UserError
-from jaxdbd.inference import batch_size_of, predict_maps
+from jaxdbd.inference import batch_size_of, pixels_of_blur, predict_maps
 from jaxdbd.input.geometry import to_size
-from jaxdbd.machine.files import disk_is_full, shown, write_whole
+from jaxdbd.machine.files import disk_is_full, shown, whole_file, write_whole
 from jaxdbd.machine.parallel import ahead, cores, in_turn
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.photographs.decoding import pixels
-from jaxdbd.photographs.overlay import depth_picture, overlay
+from jaxdbd.photographs.decoding import opened, orientation, pixels
+from jaxdbd.photographs.overlay import blur_picture, depth_picture, overlay
 from jaxdbd.photographs.photos import photograph, reduced_photograph
 from jaxdbd.weights import Variables
 
-COLUMNS = ("path", "fraction_in_focus", "mean_depth_in_focus", "error")
+# What turns an upright picture back to how a file of an EXIF orientation holds it.
+AS_STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+class Row(NamedTuple):
+    """A photograph's row in the CSV without its path; an empty text for what there is not."""
+
+    fraction_in_focus: str = ""
+    mean_depth_in_focus: str = ""
+    median_blur_pixels: str = ""  # of the diameters of the photograph's circles of confusion
+    p90_blur_pixels: str = ""  # nine tenths of the photograph are blurred by at most this
+    error: str = ""
+
+
+COLUMNS = ("path", *Row._fields)
 
 
 class Predicted(NamedTuple):
@@ -103,28 +125,36 @@ def read_square(path: Path, side: int) -> Predicted:
 
 
 def write_prediction(
-    predicted: Predicted, name: Path, endings: Collection[str], threshold: float
-) -> tuple[str, str, str]:
-    """Writes `name` + each of `endings` at the photograph's size; returns its CSV row without the path.
+    predicted: Predicted, name: Path, endings: Collection[str], threshold: float, colmap: bool = False
+) -> Row:
+    """Writes `name` + each of `endings` at the photograph's size; returns its CSV row.
 
-    `.png`: the map; `.binary.png`: 255 where it is above `threshold`; `.overlay.jpg`; `.depth.png`, where there is one.
-    Without endings nothing is written, and the row is the same.
+    `.png`: the map; `.binary.png`: 255 where it is above `threshold`; `.overlay.jpg`; `.depth.png`, where there is one;
+    `_blur.npy`, in pixels, and `_blur.png`, where it is known. Without endings nothing is written, and the row is the
+    same.
+
+    With `colmap`, `.png` is the binary mask in place of the map, and lies as the file's pixels do: COLMAP takes
+    features where a mask is not 0, and does not turn photographs upright (github.com/colmap/colmap/issues/1456).
     """
     with in_turn(predicted.size[0] * predicted.size[1]):
-        return _write_prediction(predicted, name, endings, threshold)
+        in_focus = _write_focus(predicted, name, endings, threshold, colmap)
+        mean_depth = _write_depth(predicted, name, endings, in_focus)
+        return Row(f"{in_focus.mean():.4f}", mean_depth, *_write_blur(predicted, name, endings))
 
 
-def _write_prediction(predicted, name, endings, threshold):
+def _write_focus(predicted, name, endings, threshold, colmap):
     def save(ending, content):
         write_whole(name.with_name(name.name + ending), content)
 
     focus = to_size(predicted.focus, predicted.size)
     in_focus = focus > threshold
-    if ".png" in endings:
+    if ".png" in endings and not colmap:
         focus *= 255
         focus = np.rint(focus, out=focus).astype(np.uint8)
         save(".png", _png(focus))
     del focus
+    if ".png" in endings and colmap:
+        save(".png", _png(as_stored(predicted, in_focus.view(np.uint8) * np.uint8(255))))
     if ".binary.png" in endings:
         save(".binary.png", _png(in_focus.view(np.uint8) * np.uint8(255)))
     if ".overlay.jpg" in endings:
@@ -136,15 +166,43 @@ def _write_prediction(predicted, name, endings, threshold):
             raise UserError(f"{shown(predicted.path)}: has changed since it was read: predict it again")
         image = overlay(image, in_focus)
         save(".overlay.jpg", _jpeg(image))
-        del image
-    mean_depth = ""
-    if predicted.depth is not None:
-        depth = to_size(predicted.depth, predicted.size)
-        mean_depth = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
-        if ".depth.png" in endings:
-            depth = depth_picture(depth)
-            save(".depth.png", _png(cv2.cvtColor(depth, cv2.COLOR_RGB2BGR, dst=depth)))
-    return f"{in_focus.mean():.4f}", mean_depth, ""
+    return in_focus
+
+
+def _write_depth(predicted, name, endings, in_focus):
+    if predicted.depth is None:
+        return ""
+    depth = to_size(predicted.depth, predicted.size)
+    mean = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
+    if ".depth.png" in endings:
+        write_whole(name.with_name(f"{name.name}.depth.png"), _png_of_rgb(depth_picture(depth)))
+    return mean
+
+
+def _write_blur(predicted, name, endings):
+    if predicted.blur is None:
+        return "", ""
+    if {"_blur.npy", "_blur.png"} & {*endings}:
+        blur = pixels_of_blur(predicted.blur, predicted.size)
+        if "_blur.npy" in endings:
+            with whole_file(name.with_name(f"{name.name}_blur.npy")) as unfinished, unfinished.open("wb") as file:
+                np.save(file, blur)
+        if "_blur.png" in endings:
+            write_whole(name.with_name(f"{name.name}_blur.png"), _png_of_rgb(blur_picture(blur)))
+    # Of the square, which is the same photograph: quantiles of millions of pixels take a second.
+    middle, high = np.quantile(predicted.blur, (0.5, 0.9)) * np.sqrt(predicted.size[0] * predicted.size[1])
+    return f"{middle:.2f}", f"{high:.2f}"
+
+
+def as_stored(predicted: Predicted, mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2"]:
+    """An upright mask of a photograph, turned as the pixels lie in its file."""
+    with opened(predicted.path, predicted.content) as picture:
+        turn = AS_STORED.get(orientation(predicted.path, picture))
+    return mask if turn is None else np.asarray(Image.fromarray(mask).transpose(turn))
+
+
+def _png_of_rgb(picture: UInt8[np.ndarray, "h w 3"]) -> memoryview:
+    return _png(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR, dst=picture))
 
 
 def _png(levels: UInt8[np.ndarray, "h w *bgr"]) -> memoryview:

@@ -76,7 +76,7 @@ def serve(folder: Path, weights_file: Path, *flags: object):
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "bright.safetensors"
-    model = DepthDistilledDBD("lite0", full_resolution=False, size=SIDE)
+    model = DepthDistilledDBD("lite0", full_resolution=False, blur_head=True, size=SIDE)
     weights.save(path, model, drawn(model), dataset="", license="", threshold=0.4)
     return path
 
@@ -143,7 +143,7 @@ def test_a_photograph_is_shown_and_the_slider_runs_no_network(page, served, phot
     before = served.runs()
     choose(page, photographs / "ramp.png")
     first = until(lambda: picture(page, ".overlay"))
-    until(lambda: picture(page, ".focus") and picture(page, ".depth"))
+    until(lambda: all(picture(page, f".{kind}") for kind in ("focus", "depth", "blur")))
     assert served.runs() == before + 1
     assert text(page, ".share") == "60 %"  # of a ramp is above 0.4
     assert "ramp.png, 90 x 60" in text(page, ".facts")
@@ -166,10 +166,10 @@ def test_a_photograph_is_shown_and_the_slider_runs_no_network(page, served, phot
 def test_downloads_are_the_files_that_predict_writes(page, photographs, weights_file, tmp_path, monkeypatch):
     choose(page, photographs / "wide.png")
     until(lambda: picture(page, ".overlay"))
-    flags = ["--binary", "--overlay", "--depth"]
+    flags = ["--binary", "--overlay", "--depth", "--blur"]
     assert predicted(tmp_path / "out", photographs / "wide.png", weights_file, monkeypatch, *flags) == 0
     links = {link.get_attribute("href") for link in find(page, ".downloads a")}
-    assert len(links) == 4
+    assert len(links) == 5
     for link in links:
         answer = urllib.request.urlopen(link)
         name = answer.headers["content-disposition"].split('"')[1]

@@ -44,12 +44,14 @@ def network(weights_file) -> tuple[DepthDistilledDBD, dict]:
 
 @pytest.fixture
 def brightness(monkeypatch):
-    """In place of the network, one whose answer can be told: focus is brightness, depth is redness."""
+    """In place of the network, one whose answer can be told: focus is brightness, depth redness, blur a tenth of it."""
 
     def compiled(model):
-        return lambda variables, images: SquareMaps(
-            jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255), None
-        )
+        def maps(variables, images):
+            red = images[..., 0] / np.float32(255)
+            return SquareMaps(jnp.mean(images / 255, axis=-1), red, red / 10)
+
+        return maps
 
     monkeypatch.setattr(inference, "compiled", compiled)
 
@@ -277,6 +279,10 @@ def test_folder_as_people_have_them(brightness, weights_file, tmp_path, capsys):
     # Brighter than 0.4 is 60 % of a ramp, and their mean redness is 0.7.
     assert float(rows["plain0.jpg"]["fraction_in_focus"]) == pytest.approx(0.6, abs=0.02)
     assert float(rows["plain0.jpg"]["mean_depth_in_focus"]) == pytest.approx(0.7, abs=0.02)
+    # Of a photograph of 40 x 60 pixels, a square's side is the root of 2400, and redness .5 in the middle.
+    assert float(rows["plain0.jpg"]["median_blur_pixels"]) == pytest.approx(0.05 * 2400**0.5, abs=0.1)
+    assert float(rows["plain0.jpg"]["p90_blur_pixels"]) == pytest.approx(0.09 * 2400**0.5, abs=0.1)
+    assert rows["text.jpg"]["median_blur_pixels"] == ""
     assert rows["one.png"]["fraction_in_focus"] == "0.0000"
     assert rows["one.png"]["mean_depth_in_focus"] == ""  # of nothing
 
@@ -300,6 +306,36 @@ def test_extra_pictures_and_thresholds(brightness, weights_file, tmp_path):
     assert run(tmp_path / "a.png", "--out", out, "--weights", weights_file, "--binary=7") == 1
 
 
+def test_blur_is_written_in_pixels_and_as_a_picture(brightness, weights_file, tmp_path):
+    Image.new("RGB", (200, 50), (102, 0, 0)).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", "--out", tmp_path / "out", "--weights", weights_file, "--blur") == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a_blur.npy", "a_blur.png"}
+    blur = np.load(tmp_path / "out" / "a_blur.npy")
+    assert (blur.shape, blur.dtype) == ((50, 200), np.float32)
+    np.testing.assert_allclose(blur, 0.04 * 100, rtol=1e-5)
+    with Image.open(tmp_path / "out" / "a_blur.png") as picture:
+        assert picture.width == 200
+        assert picture.height > 50  # a scale is below
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 7])
+def test_masks_for_colmap_are_named_and_turned_as_the_files_are(brightness, weights_file, tmp_path, turn):
+    ramp = np.linspace(0, 255, 60).astype(np.uint8)[None, :, None].repeat(40, axis=0).repeat(3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    (tmp_path / "in" / "day").mkdir(parents=True)
+    for name in ("a.jpg", "a.png", "day/b.jpg"):
+        Image.fromarray(ramp).save(tmp_path / "in" / name, quality=95, exif=exif)
+    out = tmp_path / "out"
+    assert run(tmp_path / "in", "--out", out, "--weights", weights_file, "--masks=colmap", "--recursive") == 0
+    masks = {str(path.relative_to(out)): gray(path) for path in out.rglob("*.png")}
+    assert set(masks) == {"a.jpg.png", "a.png.png", "day/b.jpg.png"}
+    for mask in masks.values():
+        assert set(np.unique(mask)) == {0, 255}
+        np.testing.assert_array_equal(mask[:, 4:20], 0)  # under 0.4, as the pixels lie in the file
+        np.testing.assert_array_equal(mask[:, 30:], 255)
+
+
 def test_same_stem_keeps_both_and_says_so(brightness, weights_file, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -319,13 +355,14 @@ def test_output_among_the_photographs_is_refused_and_touches_nothing(weights_fil
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_depth_from_a_network_without_it_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("map_", ["depth", "blur"])
+def test_maps_of_a_head_that_is_not_there_are_refused(tmp_path, capsys, map_):
     model = DepthDistilledDBD("tiny", full_resolution=False, depth_head=False, size=SIDE)
     weights.save(tmp_path / "w.safetensors", model, drawn(model), dataset="", license="")
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    command = [tmp_path / "a.png", "--out", tmp_path / "out", "--weights", tmp_path / "w.safetensors", "--depth"]
+    command = [tmp_path / "a.png", "--out", tmp_path / "out", "--weights", tmp_path / "w.safetensors", f"--{map_}"]
     assert run(*command) == 1
-    assert "without a depth head" in capsys.readouterr().err
+    assert f"was trained without a {map_} head" in capsys.readouterr().err
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -24,7 +24,9 @@ def brightness(monkeypatch, tmp_path):
     """Weights whose network is brightness, threshold 0.5."""
 
     def compiled(model):
-        return lambda variables, images: (jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255))
+        return lambda variables, images: inference.SquareMaps(
+            jnp.mean(images / 255, axis=-1), images[..., 0] / np.float32(255), None
+        )
 
     monkeypatch.setattr(inference, "compiled", compiled)
     model = DepthDistilledDBD("lite0", full_resolution=False, size=64)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdbd.photographs.overlay import OUTLINE, depth_colors, depth_picture, outlined_levels, overlay
+from jaxdbd.photographs.overlay import OUTLINE, blur_picture, depth_colors, depth_picture, outlined_levels, overlay
 
 PHOTO = np.random.default_rng(0).integers(60, 256, (120, 200, 3), np.uint8)
 
@@ -54,6 +54,29 @@ def test_depth_picture_has_the_map_on_top_and_a_legend_below(shape):
     ends = [np.abs(row.astype(int) - depth_colors(np.full((1, 1), v, np.float32))[0, 0]).sum(axis=-1) for v in (0, 1)]
     far, near = (int(np.flatnonzero(end == 0)[0]) for end in ends)
     assert far < near
+
+
+@pytest.mark.parametrize(("shape", "widest"), [((1, 1), 0.0), ((300, 451), 30.0), ((40, 3000), 2.5)])
+def test_blur_picture_has_the_map_on_top_and_a_scale_in_pixels_below(shape, widest):
+    blur = np.linspace(0, widest, shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    picture = blur_picture(blur)
+    scale = picture[shape[0] :]
+    assert 48 <= len(scale) <= 192
+    ramp = scale[len(scale) * 3 // 8, : picture.shape[1]]
+    drawn = np.flatnonzero((ramp != 255).any(axis=-1))
+    # No blur has the color of the scale's left end, and the widest that of its right.
+    np.testing.assert_array_equal(picture[0, 0], ramp[drawn[0]])
+    if widest > 4 * 0.004 * (shape[0] * shape[1]) ** 0.5:
+        np.testing.assert_array_equal(picture[shape[0] - 1, shape[1] - 1], ramp[drawn[-1]])
+    assert (scale[len(scale) // 2 :] < 128).any()  # figures
+
+
+def test_the_figures_of_a_reduced_map_are_pixels_of_the_photograph():
+    blur = np.linspace(0, 10, 300 * 400, dtype=np.float32).reshape(300, 400)
+    one, two = blur_picture(blur), blur_picture(blur, reduction=2.0)
+    np.testing.assert_array_equal(one[:300], two[:300])
+    # With reduction 2 the scale reaches 20: the figure 2 stands where 1 stood.
+    assert not np.array_equal(one[300:], two[300:])
 
 
 def test_levels_to_lay_over_a_small_picture():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxdbd.photographs.app.sheet import cell, entry_of, size_within
-from jaxdbd.photographs.predicted import Predicted
+from jaxdbd.photographs.predicted import Predicted, Row
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_thumbnail_and_veil_of_a_photograph_twice_as_wide_as_high():
     left = np.zeros((64, 64), np.float32)
     left[:, :32] = 1
     square = np.rint(left[..., None] * [200, 100, 0]).astype(np.uint8)
-    entry = entry_of("a.jpg", Predicted(Path("a.jpg"), (500, 1000), square, left, None), 0.5, ("0.5000", "", ""))
+    entry = entry_of("a.jpg", Predicted(Path("a.jpg"), (500, 1000), square, left, None), 0.5, Row("0.5000"))
     thumbnail, veil = Image.open(io.BytesIO(entry.thumbnail)), Image.open(io.BytesIO(entry.veil))
     assert thumbnail.size == veil.size == (64, 32)
     np.testing.assert_allclose(np.asarray(thumbnail)[16, 8], (200, 100, 0), atol=12)

@@ -19,7 +19,13 @@ from jaxdbd.photographs.culling import verdict
 
 HEAD = """<link rel="stylesheet" href="/jaxdbd/sheet.css"><link rel="stylesheet" href="/jaxdbd/page.css">
 <script src="/jaxdbd/sheet.js"></script><script src="/jaxdbd/page.js"></script>"""
-DOWNLOADS = {".png": "map", ".binary.png": "mask", ".overlay.jpg": "overlay", ".depth.png": "depth"}
+DOWNLOADS = {
+    ".png": "map",
+    ".binary.png": "mask",
+    ".overlay.jpg": "overlay",
+    ".depth.png": "depth",
+    "_blur.png": "blur",
+}
 ONE, ALL = "Photograph", "Contact sheet"
 SUFFIXES = "image/*,.heic,.heif,.tif,.tiff"
 
@@ -159,7 +165,10 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
             with ui.element("div").classes("downloads"):
                 links = {ending: ui.link(title, "").props("download") for ending, title in DOWNLOADS.items()}
         _, focus = figure("focus", "map", "probability of being in focus")
-        depth_box, depth = figure("depth", "depth", "relative depth")
+        others = {
+            "depth": (*figure("depth", "depth", "relative depth"), links[".depth.png"]),
+            "blur": (*figure("blur", "blur", "width of the blur in pixels"), links["_blur.png"]),
+        }
     box.set_visibility(False)
 
     def at_threshold() -> None:
@@ -181,10 +190,12 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
             return
         own = f"/photographs/{token}/looked_at/{photograph.number}"
         focus.props["src"] = f"{own}/focus?of={session.generation}"
-        for element in (depth_box, links[".depth.png"]):
-            element.set_visibility(photograph.predicted.depth is not None)
-        if photograph.predicted.depth is not None:
-            depth.props["src"] = f"{own}/depth?of={session.generation}"
+        for kind, (frame, image, link) in others.items():
+            found = getattr(photograph.predicted, kind) is not None
+            frame.set_visibility(found)
+            link.set_visibility(found)
+            if found:
+                image.props["src"] = f"{own}/{kind}?of={session.generation}"
         entry = session.entries[photograph.number]
         height, width = photograph.predicted.size
         name.set_text(f"{entry.name}, {width} x {height}")

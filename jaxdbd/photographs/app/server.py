@@ -13,17 +13,19 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastapi import HTTPException, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
+from jaxtyping import UInt8
 from nicegui import app, ui
 from starlette.background import BackgroundTask
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from jaxdbd.errors import UserError
+from jaxdbd.inference import pixels_of_blur
 from jaxdbd.input.geometry import to_size
 from jaxdbd.machine.startup import end
 from jaxdbd.photographs.app import page
 from jaxdbd.photographs.app.session import Photograph, Session, add_upload, close, network, overlay_jpeg, table
 from jaxdbd.photographs.app.sheet import Entry, jpeg
-from jaxdbd.photographs.overlay import depth_picture
+from jaxdbd.photographs.overlay import blur_picture, depth_picture
 from jaxdbd.photographs.predicted import write_prediction
 
 HOST = "127.0.0.1"
@@ -158,10 +160,10 @@ def add_routes(sessions: Mapping[str, Session]) -> None:
             return Response(overlay_jpeg(photograph, threshold), media_type="image/jpeg")
         if kind == "focus":
             return Response(jpeg(np.rint(photograph.focus * 255).astype(np.uint8), quality=88), media_type="image/jpeg")
-        if kind != "depth" or photograph.predicted.depth is None:
+        picture = picture_of(photograph, kind)
+        if picture is None:
             raise HTTPException(404)
-        depth = to_size(photograph.predicted.depth, photograph.focus.shape)
-        return Response(jpeg(depth_picture(depth), quality=88), media_type="image/jpeg")
+        return Response(jpeg(picture, quality=88), media_type="image/jpeg")
 
     @app.get("/photographs/{token}/download/{number}/{ending}")
     def download(token: str, number: int, ending: str, threshold: float) -> Response:
@@ -172,6 +174,17 @@ def add_routes(sessions: Mapping[str, Session]) -> None:
         written = write_download(session, photograph, ending, threshold)
         stem = Path(session.sources[number].name).stem
         return FileResponse(written, filename=stem + ending, background=BackgroundTask(written.unlink, True))
+
+
+def picture_of(photograph: Photograph, kind: str) -> UInt8[np.ndarray, "_ _ 3"] | None:
+    """Its "depth" or "blur" as colors at the preview's size, in pixels of the photograph; None where it has none."""
+    predicted, (height, width) = photograph.predicted, photograph.focus.shape
+    if kind == "depth" and predicted.depth is not None:
+        return depth_picture(to_size(predicted.depth, (height, width)))
+    if kind == "blur" and predicted.blur is not None:
+        pixels = pixels_of_blur(predicted.blur, (height, width))
+        return blur_picture(pixels, max(predicted.size) / max(height, width))
+    return None
 
 
 def write_download(session: Session, photograph: Photograph, ending: str, threshold: float) -> Path:

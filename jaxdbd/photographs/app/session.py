@@ -23,7 +23,7 @@ from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.photographs.app.sheet import Entry, entry_of, jpeg, size_within
 from jaxdbd.photographs.overlay import overlay
 from jaxdbd.photographs.photos import find_photographs, reduced_photograph
-from jaxdbd.photographs.predicted import Predicted, csv_text, predict_photographs, write_prediction
+from jaxdbd.photographs.predicted import Predicted, Row, csv_text, predict_photographs, write_prediction
 
 PREVIEW = 1600  # pixels of the longer side of what is shown of one photograph
 loading = threading.Lock()
@@ -138,7 +138,7 @@ def work(session: Session) -> None:
                     break  # `use_weights` has put all of them in line again
                 source = session.sources[waiting[path]]
                 failed = isinstance(result, UserError)
-                entry = Entry(source.name, ("", "", source.line(result))) if failed else result
+                entry = Entry(source.name, Row(error=source.line(result))) if failed else result
                 session.entries[waiting[path]] = entry
                 if not source.uploaded:
                     session.known[_state(path, used)] = entry
@@ -175,7 +175,7 @@ def look(session: Session, number: int) -> Photograph:
             preview = np.asarray(picture.resize((small[1], small[0]), Image.Resampling.BICUBIC, reducing_gap=2))
     except UserError as error:
         line = source.line(error)
-        session.entries.setdefault(number, Entry(source.name, ("", "", line)))
+        session.entries.setdefault(number, Entry(source.name, Row(error=line)))
         raise UserError(line) from error
     del picture
     maps = next(predict_maps(used.model, used.variables, [square]))

@@ -17,7 +17,7 @@ from PIL import Image
 from jaxdbd.input.geometry import resize, to_size
 from jaxdbd.photographs.culling import Sharpness, sharpness, verdict
 from jaxdbd.photographs.overlay import OUTLINE, outlined_levels
-from jaxdbd.photographs.predicted import Predicted
+from jaxdbd.photographs.predicted import Predicted, Row
 
 THUMBNAIL = 320  # pixels of the longer side, if the network's square has as many
 # 0: what is in focus, as it is; 1: the rest, darker; 2: the line between them.
@@ -45,14 +45,14 @@ class Entry:
     """A photograph on the sheet."""
 
     name: str
-    row: tuple[str, str, str]  # of the CSV, without the path: fraction in focus, mean depth, error
+    row: Row  # of the CSV
     found: Sharpness | None = None  # None for a photograph that could not be read, as all below
     size: tuple[int, int] | None = None  # (height, width)
     thumbnail: bytes = b""  # JPEG
     veil: bytes = b""  # PNG to lay over the thumbnail: dark where it is not in focus
 
 
-def entry_of(name: str, photograph: Predicted, threshold: float, row: tuple[str, str, str]) -> Entry:
+def entry_of(name: str, photograph: Predicted, threshold: float, row: Row) -> Entry:
     """What the sheet shows of a photograph. `row` is that of `write_prediction`.
 
     The thumbnail is the square that the network saw, back in the photograph's proportions: so nothing is read again.
@@ -92,14 +92,14 @@ def _veil(levels: UInt8[np.ndarray, "h w"]) -> bytes:
 def cell(entry: Entry, number: int, thumbnail: str, veil: str) -> dict[str, Any]:
     """What sheet.js needs of the entry with this number; `thumbnail` and `veil` are the addresses of the two."""
     if entry.found is None or entry.size is None:
-        return {"number": number, "name": entry.name, "verdict": "cannot be read", "error": entry.row[-1]}
+        return {"number": number, "name": entry.name, "verdict": "cannot be read", "error": entry.row.error}
     height, width = entry.size
     return {
         "number": number,
         "name": entry.name,
         "verdict": verdict(entry.found),
         "sharpness": round(entry.found.score, 4),
-        "share": float(entry.row[0]),
+        "share": float(entry.row.fraction_in_focus),
         "size": f"{width} x {height}",
         "thumbnail": thumbnail,
         "veil": veil,
