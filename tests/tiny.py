@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT)]
 from configs import lite  # noqa: E402
 from jaxdbd.network.encoders import CENTERED, ENCODERS, ConvNorm, EncoderSpec  # noqa: E402
 
-CHANNELS = (8, 16, 32, 64, 128)
+NAME, CHANNELS = "tiny", (8, 16, 32, 64, 128)
 
 
 class TinyEncoder(nn.Module):
@@ -38,7 +38,7 @@ class TinyEncoder(nn.Module):
         return tuple(taps)
 
 
-ENCODERS["tiny"] = EncoderSpec(TinyEncoder, CHANNELS, **CENTERED, decoder_widths=(16, 16, 16, 16, 16))
+ENCODERS[NAME] = EncoderSpec(TinyEncoder, CHANNELS, **CENTERED, decoder_widths=(16, 16, 16, 16, 16))
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -7,6 +7,7 @@ knows one; figures that other parts need go into DIR/figures.jsonl. `--tiny` are
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import json
 import platform
@@ -73,14 +74,17 @@ def tests(out: Path, tiny: bool) -> None:
     import pytest
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    files = [str(ROOT / "tests" / name) for name in (TESTS[2:3] if tiny else TESTS)]
+    files = [str(ROOT / "tests" / name) for name in (("machine/test_profile.py",) if tiny else TESTS)]
     status = pytest.main(["-m", "not slow", "--durations=0", "-p", "no:cacheprovider", *files])
     if status:
         sys.exit(f"pytest ended with {status!r}")
 
 
 def network(arch: str, out: Path, tiny: bool) -> None:
-    """Forward and step times of one network."""
+    """Forward and step times of one network, or, with `tiny`, of that of the tests."""
+    if tiny:
+        sys.path.append(str(ROOT / "tests"))
+        arch = importlib.import_module("tiny").NAME  # before `timing` reads what encoders there are
     from jaxdbd.machine.startup import keep_compiled_programs
     from jaxdbd.training.config import load_config
     from jaxdbd.training.timing import made_up_network, measure
@@ -169,15 +173,16 @@ def training(out: Path, tiny: bool) -> None:
     scenes = ["--train_scenes=8", "--test_scenes=2", "--size=64"] if tiny else ["--train_scenes=256"]
     build = ["data/build.py", "--dataset=synthetic", "--teacher=scene", f"--data_dir={data}", *scenes]
     subprocess.run([sys.executable, *build], cwd=ROOT, check=True)
-    size, batch = (32, 2) if tiny else (SIZES["lite"], 64)
-    fields = {"dataset": "dbd/synthetic", "train_split": "train", "eval_split": "", "encoder_init": ""}
-    fields |= {"data_dir": data, "size": size, "batch_size": batch, "dtype": "bfloat16", "epochs": 100_000}
+    batch, fields = 64, {"data_dir": data, "eval_split": ""}
     if tiny:
-        fields |= {"encoder": "vgg16", "model.widths": (8,) * 5, "model.srfb": "none", "log_every": 1, "steps": 12}
-        fields |= {"warmup_steps": 0, "dtype": "float32"}
+        script = ["tests/tiny.py"]
         fields |= {f"augment.{name}": 0.0 for name in ("sharp", "blurred", "refocused", "pasted", "noise", "jpeg")}
-    command = [sys.executable, "train.py", "--config=configs/lite.py", f"--workdir={workdir}", "--profile"]
-    run = subprocess.Popen([*command, *(f"--config.{name}={value}" for name, value in fields.items())], cwd=ROOT)
+    else:
+        script = ["train.py", "--config=configs/lite.py"]
+        fields |= {"dataset": "dbd/synthetic", "train_split": "train", "encoder_init": "", "epochs": 100_000}
+        fields |= {"batch_size": batch, "dtype": "bfloat16"}
+    flags = [f"--workdir={workdir}", "--profile", *(f"--config.{name}={value}" for name, value in fields.items())]
+    run = subprocess.Popen([sys.executable, *script, *flags], cwd=ROOT)
     try:
         status = run.wait(None if tiny else TRAINING_SECONDS)
     except subprocess.TimeoutExpired:
@@ -189,6 +194,7 @@ def training(out: Path, tiny: bool) -> None:
     rates = [row["images_per_s"] for row in rows if "images_per_s" in row]
     rate = statistics.median(rates[len(rates) // 2 :])
     say(f"training: step {rows[-1]['step']}, loss {rows[-1]['loss']:.3f}, {rate:.0f} images/s, the later half's median")
+    say(f"its log ends with {json.dumps(rows[-1])}")
     say(not_the_step(out, rate, batch))
     say(f"a profile of five steps is in {workdir / 'profile'}")
 
