@@ -76,10 +76,7 @@ def run(args: argparse.Namespace) -> int:
     model, variables = weights.load(args.weights)
     threshold = threshold_of(args.weights, args.binary, model.edge_slope if args.raw else 1.0)
     model = raw(model) if args.raw else model
-    colmap = args.masks == "colmap"
-    extras = {".overlay.jpg": args.overlay, ".depth.png": args.depth, ".binary.png": args.binary is not None}
-    extras |= {"_blur.npy": args.blur, "_blur.png": args.blur}
-    endings = {".png"} | {ending for ending, wanted in extras.items() if wanted}
+    colmap, endings = args.masks == "colmap", endings_of(args)
     names = find_photographs(paths, args.out, endings, args.recursive, keep_suffix=colmap)
     if not colmap and (kept := [name for path, name in names.items() if name.name == path.name != path.stem]):
         print(f"note: {len(kept)} photographs share a name but for the suffix; maps keep it: {shown(kept[0])}.png, ...")
@@ -130,6 +127,19 @@ def run(args: argparse.Namespace) -> int:
         finally:
             save_tables()
     return int(any(each.row.error for each in done.values()))
+
+
+def endings_of(args: argparse.Namespace) -> set[str]:
+    """The endings of the files that are wanted for each photograph."""
+    wanted = {
+        ".png": True,
+        ".overlay.jpg": args.overlay,
+        ".depth.png": args.depth,
+        "_blur.npy": args.blur,
+        "_blur.png": args.blur,
+        ".binary.png": args.binary is not None,
+    }
+    return {ending for ending, is_wanted in wanted.items() if is_wanted}
 
 
 def threshold_of(name: str, binary: float | bool | None, slope: float) -> float:

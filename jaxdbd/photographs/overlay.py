@@ -65,31 +65,36 @@ def depth_picture(depth: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h2 w2 3
     return picture
 
 
+def blur_colors(blur: Float[np.ndarray, "h w"], widest: float) -> UInt8[np.ndarray, "h w 3"]:
+    """Diameters, shares of the longer side, as colors: dark for none, yellow from `widest` on, gray for NaN."""
+    place = np.log1p(blur / SHARPNESS_LIMIT) / np.log1p(widest / SHARPNESS_LIMIT)
+    picture = _colors(np.nan_to_num(place), cv2.COLORMAP_VIRIDIS)
+    picture[np.isnan(blur)] = 128
+    return picture
+
+
 def blur_picture(blur: Float[np.ndarray, "h w"], reduction: float = 1.0) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Diameters of circles of confusion, in pixels, as colors from dark (none) to yellow, with a scale underneath.
 
     Its figures are pixels of the photograph, which is `reduction` times as large as `blur`; they lie about as their
     logarithms do, up to the widest. The picture is higher than `blur`, and at least 160 wide.
     """
-    height, width = blur.shape
+    (height, width), side = blur.shape, max(blur.shape)
     band = min(96, max(24, width // 24))
     picture = np.full((height + 2 * band, max(width, 160), 3), 255, np.uint8)
-    least = SHARPNESS_LIMIT * (height * width) ** 0.5
-    end = max(float(blur.max()), 4 * least)  # of what is all in focus, too, small diameters look small
-
-    def place(pixels):
-        return np.log1p(pixels / least) / np.log1p(end / least)
-
+    end = max(float(blur.max()), 4 * SHARPNESS_LIMIT * side)  # of what is all in focus, too, little looks little
     for rows in strips_of(blur):
-        picture[:height, :width][rows] = _colors(place(blur[rows]), cv2.COLORMAP_VIRIDIS)
+        picture[:height, :width][rows] = blur_colors(blur[rows] / side, end / side)
     scale = Image.new("RGB", (picture.shape[1], 2 * band), "white")
-    draw, font, gap = ImageDraw.Draw(scale), ImageFont.load_default(0.55 * band), band
-    length = scale.width - 2 * gap
-    ramp = np.repeat(np.linspace(0, 1, length, dtype=np.float32)[None], band // 2, axis=0)
-    scale.paste(Image.fromarray(_colors(ramp, cv2.COLORMAP_VIRIDIS)), (gap, band // 2))
+    draw, font = ImageDraw.Draw(scale), ImageFont.load_default(0.55 * band)
+    length = scale.width - 2 * band
+    steps = np.expm1(np.linspace(0, np.log1p(end / side / SHARPNESS_LIMIT), length)) * SHARPNESS_LIMIT
+    ramp = blur_colors(steps[None].repeat(band // 2, axis=0), end / side)
+    scale.paste(Image.fromarray(ramp), (band, band // 2))
     free = 0.0
     for figure in (0, *(n * 10**k for k in range(5) for n in (1, 2, 5))):
-        x, half = gap + length * place(figure / reduction), font.getlength(f"{figure} px") / 2
+        x = band + float(np.interp(figure / reduction / side, steps, np.arange(length)))
+        half = font.getlength(f"{figure} px") / 2
         if figure <= end * reduction and x - half >= free and x + half <= scale.width:
             draw.line((x, band, x, 1.15 * band), "black", max(1, band // 24))
             draw.text((x, 1.5 * band), f"{figure} px", "black", font, anchor="mm")

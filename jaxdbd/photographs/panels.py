@@ -1,4 +1,4 @@
-"""Panels that show photograph, mask, focus and depth side by side."""
+"""Panels that show photograph, mask, focus, depth and blur side by side."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxdbd.inference import Prediction
 from jaxdbd.input.geometry import resize
 from jaxdbd.input.records import Example
-from jaxdbd.photographs.overlay import depth_colors
+from jaxdbd.photographs.overlay import blur_colors, depth_colors
+from jaxdbd.scoring.blur import WIDEST
 from jaxdbd.scoring.depth import fitted_to
 
 
@@ -54,12 +55,14 @@ def fitted(picture: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[int, int]:
 
 
 def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]) -> UInt8[np.ndarray, "h w 3"]:
-    """A row per photograph: photo, mask, focus and, where they are known, the teacher's and the network's depth.
+    """A row per photograph: photo, mask, focus and, where they are known, both depths and blur, the network's and true.
 
     The network's depth is relative: beside the teacher's it is drawn with the scale and shift that fit best.
     """
     titles, rows = ["photograph", "mask", "focus"], []
     titles += ["teacher's depth"] * (examples[0].depth is not None) + ["depth"] * (predictions[0].depth is not None)
+    if predictions[0].blur is not None:
+        titles += ["blur"] + ["true blur"] * any(example.blur is not None for example in examples)
     for example, prediction in zip(examples, predictions, strict=True):
         row = [example.image, gray(example.mask / 255), gray(prediction.focus)]
         if example.depth is not None:
@@ -70,5 +73,9 @@ def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]
             depth = fitted_to(depth, example.depth.astype(np.float32))
         if depth is not None:
             row.append(depth_colors(depth))
+        if prediction.blur is not None:
+            row.append(blur_colors(prediction.blur / max(prediction.blur.shape), WIDEST))
+            if example.blur is not None:
+                row.append(blur_colors(example.blur.astype(np.float32), WIDEST))
         rows.append(row)
     return panel(rows, titles)

@@ -27,7 +27,7 @@ def depth_scores(depth: Float[np.ndarray, "h w"], reference: Float[np.ndarray, "
     slope, offset = _fit(x, y)
     return {
         "pearson": _correlation(x, y),
-        "spearman": _correlation(rankdata(x), rankdata(y)),
+        "spearman": spearman(x, y),
         "abs_rel": float((np.abs(slope * x + offset - y) / np.maximum(y, FLOOR)).mean()),
         "spread": float(x.std() / max(y.std(), 1e-6)),
     }
@@ -44,6 +44,11 @@ def fitted_to(depth: Float[np.ndarray, "h w"], reference: Float[np.ndarray, "hr 
 def _fit(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float]:
     slope = float(((x - x.mean()) * (y - y.mean())).mean() / max(x.var(), 1e-12))
     return slope, float(y.mean() - slope * x.mean())
+
+
+def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Correlation of the ranks of values, in [-1, 1]; 0 where either are all the same."""
+    return _correlation(rankdata(x), rankdata(y))
 
 
 def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxdbd.machine.compiling import inference_options
 from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD, normalize
+from jaxdbd.scoring.blur import Sample, blur_scores, sample
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
 from jaxdbd.scoring.structure import reduced, with_structure
@@ -31,8 +33,14 @@ SCALES = (0.75, 1.0, 1.25)
 WAITING, WAITING_PIXELS = 64, 32_000_000  # maps that wait to be scored: bounds the memory of a large set
 # Takes a batch [B, S, S, 3] of RGB bytes.
 Predict = Callable[[UInt8[np.ndarray, "b s s 3"]], SquareMaps]
-# Of one photograph: pixels by level of the map, and the measures of its depth in a list, empty without depth.
-Counts = tuple[Int[np.ndarray, "2 256"], list[dict[str, float]]]
+
+
+class Counts(NamedTuple):
+    """Of one photograph."""
+
+    levels: Int[np.ndarray, "2 256"]  # pixels by level of the map
+    depth: dict[str, float]  # its measures; {} where network or record have no depth
+    blur: Sample | None
 
 
 def focus_predictor(
@@ -102,7 +110,8 @@ def quick_scores(predict: Predict, records: Sequence[dict], size: int, batch_siz
 def quick_counts(predict: Predict, records: Sequence[dict], size: int, batch_size: int) -> Iterator[Counts]:
     """What `summarize_counts` needs to know of each record, in order."""
     for example, focus, squares in focus_maps(predict, records, size, batch_size):
-        yield count_levels(*valid_pixels(focus, example)), near_scores(example, squares.depth)
+        levels = count_levels(*valid_pixels(focus, example))
+        yield Counts(levels, near_scores(example, squares.depth), sample(squares, example.mask.shape, example.blur))
 
 
 def summarize_counts(counts: Sequence[Counts]) -> dict[str, float]:
@@ -111,19 +120,21 @@ def summarize_counts(counts: Sequence[Counts]) -> dict[str, float]:
     Returns:
       `mae`, `f` and `iou` under protocol `ddff` at the masks' own sizes, over the pixels where the mask is valid;
       `threshold` for a binary mask, by `best_threshold`; and, where network and records have depth, each of
-      `scoring.depth.MEASURES` as `depth/<measure>`, averaged over the photographs.
+      `scoring.depth.MEASURES` as `depth/<measure>`, averaged over the photographs; and, where the network has a blur
+      head, those of `scoring.blur.blur_scores` as `blur/<measure>`.
     """
-    levels = [levels for levels, _ in counts]
-    means = mean_scores([scores for _, depths in counts for scores in depths])
-    near = {f"depth/{name}": value for name, value in means.items()}
-    return {**summarize_ddff(levels), "threshold": best_threshold(levels), **near}
+    levels = [each.levels for each in counts]
+    depth = mean_scores([each.depth for each in counts if each.depth])
+    blur = blur_scores([each.blur for each in counts if each.blur])
+    heads = {f"{head}/{name}": v for head, found in (("depth", depth), ("blur", blur)) for name, v in found.items()}
+    return {**summarize_ddff(levels), "threshold": best_threshold(levels), **heads}
 
 
-def near_scores(example: Example, depth: Float32[np.ndarray, "s s"] | None) -> list[dict[str, float]]:
-    """`depth_scores` of a photograph against its teacher in a list, empty where either has no depth."""
+def near_scores(example: Example, depth: Float32[np.ndarray, "s s"] | None) -> dict[str, float]:
+    """`depth_scores` of a photograph against its teacher, {} where either has no depth."""
     if depth is None or example.depth is None:
-        return []
-    return [depth_scores(depth, example.depth.astype(np.float32))]
+        return {}
+    return depth_scores(depth, example.depth.astype(np.float32))
 
 
 def valid_pixels(
@@ -152,8 +163,8 @@ def score_records(
                     Image.fromarray(focus).save(unfinished, "PNG")
             if example.valid is not None:
                 focus = np.where(example.valid >= 128, focus, example.mask)
-            near = near_scores(example, squares.depth)
-            scores = dataclasses.replace(score_counts(example.id, focus, example.mask), depth=near[0] if near else {})
+            near, blur = near_scores(example, squares.depth), sample(squares, example.mask.shape, example.blur)
+            scores = dataclasses.replace(score_counts(example.id, focus, example.mask), depth=near, blur=blur)
             yield scores, reduced(focus), reduced(example.mask)  # so that no large map goes from process to process
 
     with worker_pool() as pool:

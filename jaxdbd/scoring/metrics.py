@@ -38,6 +38,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from jaxdbd.scoring.blur import Sample, blur_scores
+
 STRIP = 1 << 22  # pixels counted at a time
 PROTOCOLS = ("ddff", "dd", "adaptive", "max")
 LEVELS = np.arange(256)
@@ -86,6 +88,7 @@ class ImageScores:
     structure: dict[str, float] = field(default_factory=dict)
     e_curve: Float[np.ndarray, " 256"] | None = None
     depth: dict[str, float] = field(default_factory=dict)  # measures of `scoring.depth`, where there is a reference
+    blur: Sample | None = None  # where the network has a blur head
 
     @property
     def ddff(self) -> Confusion:
@@ -257,7 +260,7 @@ def summarize_ddff(levels: Sequence[Int[np.ndarray, "2 256"]]) -> dict[str, floa
 def summarize(images: Sequence[ImageScores]) -> dict:
     """The set's numbers: {"n", protocol: {"mae", "f", ...}, "threshold_free": {...}, "pr_curve": {...}}.
 
-    With depth measures of every image also "depth": {...}, their means.
+    With depth measures of every image also "depth": {...}, their means; with samples of blur `blur_scores` as "blur".
 
     `max_f` and `e_max` are the best of the curve averaged over images, thresholds 0..255 (as in pysodmetrics);
     `ece` pools the pixels; `auc` and the rest are means over images.
@@ -285,6 +288,8 @@ def summarize(images: Sequence[ImageScores]) -> dict:
     }
     if all(x.depth for x in images):
         summary["depth"] = {name: mean([x.depth[name] for x in images]) for name in images[0].depth}
+    if blur := blur_scores([x.blur for x in images if x.blur]):
+        summary["blur"] = blur
     return summary
 
 

@@ -29,9 +29,12 @@ NAMES = {
     "spearman": "correlation of ranks",
     "abs_rel": "relative error, best scale and shift",
     "spread": "spread over the teacher's",
+    "log2_error": "median error, log2",
+    "within_factor": "within a factor of 1.5",
+    "agreement": "agreement with the focus map",
 }
 # Measures where less is better; an arrow in every table says so.
-LOWER_IS_BETTER = {"mae", "ece", "abs_rel"}
+LOWER_IS_BETTER = {"mae", "ece", "abs_rel", "log2_error"}
 
 
 def label(measure: str) -> str:
@@ -46,26 +49,31 @@ def decimals(value: float | None) -> str:
 
 def flatten(results: dict) -> list[tuple[str, str, float | None]]:
     """(protocol, measure, value) of every number of a summary, in the order of the tables."""
-    sections = [*PROTOCOLS, "threshold_free", *(["depth"] if "depth" in results else [])]
+    sections = [*PROTOCOLS, "threshold_free", *(head for head in ("depth", "blur") if head in results)]
     return [
         (section.replace("_", "-"), name, value) for section in sections for name, value in results[section].items()
     ]
 
 
 def print_table(title: str, runs: Sequence[dict]) -> None:
-    """Print the numbers of one or more runs side by side; each is a summary with a "name"."""
+    """Print the numbers that all of one or more runs have side by side; each is a summary with a "name"."""
     table = Table(title=title, title_justify="left")
     table.add_column("protocol")
     table.add_column("measure")
     for run in runs:
         table.add_column(run["name"], justify="right")
     previous = None
-    # Depth comes last, and is left out where a run has none.
-    for rows in zip(*map(flatten, runs), strict=False):
-        protocol, measure, _ = rows[0]
+    values = [{(protocol, measure): value for protocol, measure, value in flatten(run)} for run in runs]
+    for protocol, measure in values[0]:
+        if not all((protocol, measure) in each for each in values):  # of depth or blur, which some runs do not have
+            continue
         if previous not in (None, protocol):
             table.add_section()
-        table.add_row(protocol if protocol != previous else "", label(measure), *(decimals(v) for _, _, v in rows))
+        table.add_row(
+            protocol if protocol != previous else "",
+            label(measure),
+            *(decimals(each[protocol, measure]) for each in values),
+        )
         previous = protocol
     Console().print(table)
 

@@ -56,7 +56,7 @@ def brightness(images: np.ndarray) -> SquareMaps:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[DepthDistilledDBD, dict]:
-    model = DepthDistilledDBD(encoder="tiny", full_resolution=False, srfb="none", sab=False, size=SIZE)
+    model = DepthDistilledDBD("tiny", full_resolution=False, blur_head=True, srfb="none", sab=False, size=SIZE)
     return model, drawn(model)
 
 
@@ -92,6 +92,21 @@ def test_quick_scores_are_those_of_the_maps_at_mask_resolution():
     assert found["mae"] == pytest.approx(np.mean(maes), abs=1e-4)  # 8-bit rounding
     assert found["f"] == pytest.approx(np.mean(fs), abs=5e-3)  # pixels that round across one half
     assert found["iou"] == pytest.approx(both / either, abs=5e-3)
+
+
+def test_quick_scores_tell_how_well_blur_is_told_where_the_records_know_it():
+    records = make_records(3)
+    records[0]["blur"] = np.full((20, 40, 1), 0.02, np.float16)
+
+    def flat(images):
+        # In a photograph of 40 x 90 pixels a share of the square's side is .67 of one of the longer side.
+        blur = np.full(images.shape[:3], 0.04, np.float32)
+        return SquareMaps(np.zeros_like(blur), None, blur)
+
+    found = quick_scores(flat, records, SIZE, 2)
+    assert found["blur/log2_error"] == pytest.approx(np.log2(0.04 * (40 / 90) ** 0.5 / 0.02), abs=2e-3)
+    assert (found["blur/within_factor"], found["blur/spearman"], found["blur/agreement"]) == (1, 0, 1)
+    assert {name for name in quick_scores(flat, records[1:], SIZE, 2) if "blur" in name} == {"blur/agreement"}
 
 
 def test_padded_last_batch_changes_nothing():
@@ -137,6 +152,7 @@ def test_report_is_whole_and_score_gives_the_same_from_the_maps(built, weights_f
     assert "ddff" in printed
     results = json.loads((out / "results.json").read_text())
     assert (results["n"], results["dataset"], results["tta"]) == (5, "dbd/folder", "flip")
+    assert 0 < results["blur"]["agreement"] < 1
     assert len(list(csv.DictReader((out / "per_image.csv").open()))) == 5
     assert {line.split(",")[0] for line in (out / "results.csv").read_text().splitlines()[1:]} >= {"ddff", "dd", "max"}
     markdown = (out / "report.md").read_text()

@@ -4,8 +4,9 @@ import numpy as np
 
 from jaxdbd.inference import Prediction
 from jaxdbd.input.records import Example
-from jaxdbd.photographs.overlay import depth_colors
+from jaxdbd.photographs.overlay import blur_colors, depth_colors
 from jaxdbd.photographs.panels import example_panel, gray, panel
+from jaxdbd.scoring.blur import WIDEST
 
 RED, BLUE = ((np.zeros((60, 100, 3)) + color).astype(np.uint8) for color in ((200, 0, 0), (0, 0, 200)))
 
@@ -47,3 +48,14 @@ def test_example_panel_shows_depth_only_where_there_is_any():
     # Beside the teacher's, the network's depth has the scale and shift that fit best: half way, both say 0.5.
     for sheet, column in ((untaught, 3), (full, 3), (full, 4)):
         assert np.abs(sheet[y, column * (side + 4) + side // 2] - wanted).max() <= 6
+
+
+def test_example_panel_shows_blur_beside_the_true_one():
+    focus = np.full((60, 100), 0.25, np.float32)
+    blur = np.linspace(0, 6, 100, dtype=np.float32)[None].repeat(60, 0)  # pixels of 100
+    example = Example("a", RED, np.zeros((60, 100), np.uint8), None, blur=np.full((6, 10), 0.03, np.float16))
+    sheet = example_panel([example], [Prediction(focus, None, blur)])
+    assert sheet.shape[1] == 5 * 228 - 4
+    wanted = blur_colors(np.full((1, 1), 0.03), WIDEST)[0, 0].astype(int)
+    for column in (3, 4):
+        assert np.abs(sheet[22 + 60, column * 228 + 112] - wanted).max() <= 6

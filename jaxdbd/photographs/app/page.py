@@ -192,10 +192,9 @@ def one_photograph(session: Session, token: str) -> Callable[[Photograph | None]
         focus.props["src"] = f"{own}/focus?of={session.generation}"
         for kind, (frame, image, link) in others.items():
             found = getattr(photograph.predicted, kind) is not None
-            frame.set_visibility(found)
-            link.set_visibility(found)
-            if found:
-                image.props["src"] = f"{own}/{kind}?of={session.generation}"
+            image.props["src"] = f"{own}/{kind}?of={session.generation}" if found else ""
+            for element in (frame, link):
+                element.set_visibility(found)
         entry = session.entries[photograph.number]
         height, width = photograph.predicted.size
         name.set_text(f"{entry.name}, {width} x {height}")
