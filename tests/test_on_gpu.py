@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tools import on_gpu
-from tools.gpu.parts import PARTS, ROOT, depthwise_layers, not_the_step
+from tools.gpu.parts import PARTS, ROOT, depthwise_layers, main, not_the_step
 
 
 def test_all_parts_together_take_eight_minutes_at_most():
@@ -54,3 +54,10 @@ def test_a_dry_run_goes_through_every_part(tmp_path):
     for line in ("1 passed", "all of them: grouped", "images/s", "training: step 20", "waiting for input"):
         assert line in report
     assert list((tmp_path / "training" / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_part_without_its_packages_says_which_it_lacks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.setattr(sys, "argv", ["parts", "pytorch", f"--out={tmp_path}"])
+    main()
+    assert capsys.readouterr().out == "pytorch: left out, as torch is not installed\n"

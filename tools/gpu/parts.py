@@ -9,6 +9,7 @@ knows one; figures that other parts need go into DIR/figures.jsonl. `--tiny` are
 import argparse
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import shutil
@@ -51,6 +52,13 @@ def remember(out: Path, figures: dict[str, Any]) -> None:
         file.write(json.dumps(figures) + "\n")
 
 
+def need(*modules: str) -> None:
+    """Raises ModuleNotFoundError for the first that is missing: of what another process will import."""
+    for name in modules:
+        if not importlib.util.find_spec(name):
+            raise ModuleNotFoundError(name=name)
+
+
 def versions(out: Path, tiny: bool) -> None:
     """Versions of what counts, and the device."""
     import jax
@@ -70,6 +78,7 @@ def versions(out: Path, tiny: bool) -> None:
 
 def tests(out: Path, tiny: bool) -> None:
     """Tests of what a GPU computes in another way, in full float32."""
+    need("beartype", "jaxtyping", "ml_collections", "grain")
     import jax
     import pytest
 
@@ -169,6 +178,7 @@ def input_rate(out: Path, tiny: bool) -> None:
 
 def training(out: Path, tiny: bool) -> None:
     """Real training on rendered scenes, with a profile, and what share of its time is not the step's."""
+    need("array_record", "cv2", "grain", "ml_collections", "safetensors", "tensorboardX", "tensorflow_datasets", "tqdm")
     data, workdir = out / "data", out / "training"
     scenes = ["--train_scenes=8", "--test_scenes=2", "--size=64"] if tiny else ["--train_scenes=256"]
     build = ["data/build.py", "--dataset=synthetic", "--teacher=scene", f"--data_dir={data}", *scenes]
