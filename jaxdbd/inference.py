@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from jaxdbd.input.geometry import to_size, to_square
 from jaxdbd.machine.compiling import inference_options
 from jaxdbd.network.edges import crisp
-from jaxdbd.network.model import DepthDistilledDBD, Output, diameter, normalize, restored
+from jaxdbd.network.model import BLUR_SIDE, DepthDistilledDBD, Output, diameter, normalize, restored
 from jaxdbd.weights import Variables
 
 BLOCK = 16  # pixels of the network's map; divides every size it has
@@ -160,8 +160,7 @@ def maps_of(model: DepthDistilledDBD, variables: Variables, normalized: Float[Ar
     output = cast(Output, model.apply(variables, normalized))  # a pair only with `mutable`
     depth = None if output.depth is None else stretched(output.depth[..., 0])
     logits = crisp(output.focus[..., 0], restored(normalized, model.encoder), model.edge_radius, model.edge_slope)
-    # The network tells blur by its pixels, whatever part of a side those are.
-    blur = None if output.blur is None else diameter(output.blur[..., 0]) * (model.size / normalized.shape[1])
+    blur = None if output.blur is None else diameter(output.blur[..., 0]) * (BLUR_SIDE / normalized.shape[1])
     return SquareMaps(jax.nn.sigmoid(logits), depth, blur)
 
 

@@ -2,15 +2,30 @@
 
 import numpy as np
 import pytest
+import tiny  # noqa: F401, which adds its encoder
+from drawn_network import drawn
 
+from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.scoring.metrics import count_levels
-from tools.calibrate import CLOSE, SHIFTS, SLOPES, averaged, best_pair, mean_error, moved
+from tools.calibrate import CLOSE, SHIFTS, SLOPES, averaged, best_pair, mean_error, moved, with_blur_heads
 
 
 def test_weights_count_by_their_shares():
     first, second = ({"params": {"kernel": np.full((2, 3), v, np.float32)}} for v in (1.0, 5.0))
     np.testing.assert_allclose(averaged([first, second], [1, 3])["params"]["kernel"], 4.0)
     np.testing.assert_allclose(averaged([first, second], [2, 2])["params"]["kernel"], 3.0)
+
+
+def test_weights_without_a_blur_head_get_that_of_the_others():
+    model = DepthDistilledDBD("tiny", full_resolution=False, srfb="none")
+    old, new = ((m, drawn(m)) for m in (model, model.clone(blur_head=True)))
+    (first, mixed), (second, _) = with_blur_heads([old, new])
+    assert first == second == new[0]
+    for tree, channels, source in ((mixed, slice(2), old), (mixed, slice(2, 3), new)):
+        wanted = source[1]["params"]["side3"]["kernel"][..., channels]
+        np.testing.assert_array_equal(tree["params"]["side3"]["kernel"][..., channels], wanted)
+    np.testing.assert_array_equal(mixed["params"]["fuse_blur"]["kernel"], new[1]["params"]["fuse_blur"]["kernel"])
+    assert with_blur_heads([old]) == [old]
 
 
 def test_shift_and_slope_move_the_logit_and_are_undone_by_their_opposites():

@@ -26,7 +26,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.input.records import open_parts
 from jaxdbd.machine.paths import as_path
 from jaxdbd.machine.startup import exit_status
-from jaxdbd.network.model import MULTIPLE
+from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
 from jaxdbd.scoring.maps import focus_maps, focus_predictor, valid_pixels
 from jaxdbd.scoring.metrics import LEVELS, best_threshold, count_levels
 from jaxdbd.sharding import make_mesh, replicated
@@ -41,6 +41,19 @@ def averaged(variables: Sequence[weights.Variables], shares: Sequence[float]) ->
     """The mean of weights of one network, each counting by its share."""
     shares = [share / sum(shares) for share in shares]
     return jax.tree.map(lambda *each: sum(np.float32(s) * x for s, x in zip(shares, each, strict=True)), *variables)
+
+
+def with_blur_heads(
+    networks: Sequence[tuple[DepthDistilledDBD, weights.Variables]],
+) -> list[tuple[DepthDistilledDBD, weights.Variables]]:
+    """The networks, of which those without a blur head get that of the first that has one, if any has."""
+    head = next((variables for model, variables in networks if model.blur_head), None)
+    return [
+        (model, variables)
+        if head is None or model.blur_head
+        else (model.clone(blur_head=True), weights.add_blur_head(variables, head))
+        for model, variables in networks
+    ]
 
 
 def moved(p: Float[np.ndarray, " n"], shift: float, slope: float) -> Float[np.ndarray, " n"]:
@@ -95,7 +108,7 @@ def main() -> None:
     parser.add_argument("--split", default="train[:60]+test[:60]")
     parser.add_argument("--data_dir")
     args = parser.parse_args()
-    networks = [weights.load(name) for name in args.weights]
+    networks = with_blur_heads([weights.load(name) for name in args.weights])
     size = args.size or networks[0][0].size
     model, *others = (network.clone(size=size, edge_radius=args.edge_radius, edge_slope=1.0) for network, _ in networks)
     if size % MULTIPLE:

@@ -17,8 +17,8 @@ class Output(NamedTuple):
 
     `focus` and `side_focus` are logits of "in focus". `depth` and `side_depth` are linear, trained towards nearness in
     [0, 1] (1 = nearest); without a depth head they are None and (). `blur` is the `log_diameter`, at least 0, of the
-    circle of confusion, in pixels of the input over the network's `size`; `side_blur` are linear, trained towards the
-    same; without a blur head they are None and ().
+    circle of confusion in pixels of the input over `BLUR_SIDE`; `side_blur` are linear, trained towards the same;
+    without a blur head they are None and ().
     """
 
     focus: Float[Array, "b h w 1"]
@@ -30,6 +30,7 @@ class Output(NamedTuple):
 
 
 SHARPNESS_LIMIT = 0.004  # of the side, choice of ours: 1.3 pixels of 320, about where a disk is no longer a point
+BLUR_SIDE = 320  # what the network says of blur are shares of so many pixels, whatever its size: it sees pixels
 
 
 def log_diameter(share: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxdbd.network.model import Output, log_diameter
+from jaxdbd.network.model import BLUR_SIDE, Output, log_diameter
 from jaxdbd.network.plain import conv
 
 PerImage = Float[Array, " b"]
@@ -199,7 +199,7 @@ def joint_loss(
       depth: the teacher's nearness in [0, 1], NaN in its holes; or None to leave out the depth term.
       valid: 1 where the mask counts, 0 where it does not; None where it counts everywhere.
       blur: diameter of the circle of confusion as a share of the image's side, NaN where it is not known; or None to
-        leave out the blur term: `l1_of_batch` of its `log_diameter`.
+        leave out the blur term: `l1_of_batch` of what `Output.blur` is.
       focus_loss: a key of `FOCUS_LOSSES`.
       depth_loss: a key of `DEPTH_LOSSES`.
       gamma: weight of the depth term.
@@ -234,6 +234,7 @@ def joint_loss(
         loss = loss + gamma * terms["depth"]
     if blur is not None and output.blur is not None:
         share, known = where_known(blur)
-        terms["blur"] = over_outputs(l1_of_batch, output.blur, output.side_blur, log_diameter(share), known)
+        target = log_diameter(share * (blur.shape[1] / BLUR_SIDE))
+        terms["blur"] = over_outputs(l1_of_batch, output.blur, output.side_blur, target, known)
         loss = loss + blur_weight * terms["blur"]
     return loss, {"loss": loss, **terms}

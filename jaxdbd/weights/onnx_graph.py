@@ -46,7 +46,7 @@ def build(model: DepthDistilledDBD, variables: Variables) -> onnx.ModelProto:
     if model.depth_head:
         g.nodes.append(helper.make_node("Identity", [g.stretched(maps[1])], ["depth"]))
     if model.blur_head:
-        g.nodes.append(helper.make_node("Identity", [g.diameter(g.relu(maps[-1]))], ["blur"]))
+        g.nodes.append(helper.make_node("Identity", [g.diameter(g.relu(maps[-1]), model.size)], ["blur"]))
 
     square = ["batch", model.size, model.size]
     graph = helper.make_graph(

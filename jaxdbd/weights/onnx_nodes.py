@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 from onnx import helper, numpy_helper
 
 from jaxdbd.inference import BLOCK
-from jaxdbd.network.model import SHARPNESS_LIMIT
+from jaxdbd.network.model import BLUR_SIDE, SHARPNESS_LIMIT
 from jaxdbd.weights import Variables
 
 
@@ -100,10 +100,10 @@ class Graph:
         span = self.add("Max", self.add("Sub", high, low), self.constant("least_span", 1e-6))
         return self.clip(self.add("Div", self.add("Sub", x, low), span), 0.0, 1.0)
 
-    def diameter(self, x: str) -> str:
-        """`model.diameter`. ONNX has no expm1; exp(x) - 1 differs by a rounding of 1."""
+    def diameter(self, x: str, size: int) -> str:
+        """`model.diameter` as a share of `size` pixels. ONNX has no expm1; exp(x) - 1 differs by a rounding of 1."""
         grown = self.add("Sub", self.add("Exp", x), self.constant("one", 1.0))
-        return self.add("Mul", grown, self.constant("sharpness_limit", SHARPNESS_LIMIT))
+        return self.add("Mul", grown, self.constant("sharpness_limit", SHARPNESS_LIMIT * BLUR_SIDE / size))
 
     def resize(self, x: str, factor: int, mode: str) -> str:
         """Enlarges by a whole factor, bilinearly ("linear") or by repetition ("nearest")."""

@@ -92,7 +92,7 @@ def test_blur_is_in_pixels_of_the_photograph(network):
     photo = photograph(SIDE, SIDE)
     large = np.asarray(Image.fromarray(photo).resize((4 * SIDE, 2 * SIDE), Image.Resampling.NEAREST))
     output = jax.jit(model.apply)(variables, jaxdbd.normalize(jnp.asarray(photo[None]), model.encoder))
-    wanted = SIDE * 0.004 * (np.exp(output.blur[0, ..., 0]) - 1)
+    wanted = 1.28 * (np.exp(output.blur[0, ..., 0]) - 1)
     assert 0 < np.median(wanted) < SIDE
     np.testing.assert_allclose(jaxdbd.predict(model, variables, photo).blur, np.minimum(wanted, SIDE), rtol=1e-3)
     # Twice as high and four times as wide: disks of as many pixels are squashed to ellipses.

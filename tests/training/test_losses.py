@@ -208,10 +208,10 @@ def blur_terms(fused, sides, share):
 
 
 def test_blur_of_the_fused_and_the_side_outputs_by_hand():
-    # Three limits wide: the target is log 4 everywhere. Off by 0.5, and by 0.1, 0.2 and 0.3 with weights 1, 1 and 2.
+    # Three limits of 1.28 pixels: the target is log 4 everywhere. Off by .5, and by .1, .2 and .3 with weights 1, 1, 2.
     target = np.log(4)
     sides = [0.0, target + 0.1, target - 0.2, target + 0.3, 9.0]
-    total, terms = blur_terms(target - 0.5, sides, 3 * SHARPNESS_LIMIT)
+    total, terms = blur_terms(target - 0.5, sides, 3 * 1.28 / 32)
     np.testing.assert_allclose(terms["blur"], 0.5 + 0.1 + 0.2 + 0.6, rtol=1e-5)
     np.testing.assert_allclose(total, 0.5 * 1.4 + np.log(2) * 5, rtol=1e-5)
 
