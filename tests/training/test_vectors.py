@@ -55,6 +55,19 @@ def test_there_and_back():
     jax.tree.map(np.testing.assert_array_equal, to_tree(layout, some), {"params": TREE["params"]})
 
 
+def test_many_arrays_are_joined_in_order_and_few_at_a_time():
+    tree = {"params": {f"{i:02}": np.float32([i, i + 0.5]) for i in range(70)}}
+    join = jax.jit(partial(to_vectors, make_layout(tree)))
+    np.testing.assert_array_equal(join(tree)["decoder_offsets"][:140], np.arange(140) / 2)
+    text = join.lower(tree).as_text()
+    operands = [
+        line.split("concatenate ")[1].split(", dim")[0].count("%")
+        for line in text.splitlines()
+        if "concatenate " in line
+    ]
+    assert sorted(operands) == [7, *[8] * 8, 9]  # 70 arrays and the zeros behind them: eight by eight, then nine
+
+
 def test_lengths_are_shared_by_any_usual_number_of_devices():
     for devices in (*range(1, 7), 8, 9, 10, 12, 16, 24, 36, 48, 64, 72, 256, 1024):
         assert VECTOR_MULTIPLE % devices == 0
