@@ -6,6 +6,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
+from jaxdbd.inference import Prediction
 from tools import card
 
 
@@ -36,6 +37,16 @@ def test_shares_of_a_pair_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(card.jaxdbd, "predict", lambda model, variables, photographs: maps[: len(photographs)])
     assert card.pair_shares(None, None, tmp_path) == {"a": (0.5, 0.25)}
     np.testing.assert_allclose(card.mean_focus(None, None, [None, None]), [0.5, 0.5])
+
+
+def test_blur_of_the_room_in_pixels():
+    # Three pixels of 100 everywhere, told as three and as six: right, and off by a factor of two.
+    photo, mask = np.zeros((50, 100, 3), np.uint8), np.zeros((50, 100), bool)
+    scenes = [card.Scene(photo, mask, mask, np.full((50, 100), 0.03, np.float16))] * 2
+    maps = [Prediction(np.zeros((50, 100), np.float32), None, np.full((50, 100), c, np.float32)) for c in (3.0, 6.0)]
+    figures = card.blur_figures(maps, scenes)
+    assert (figures["within_factor"], figures["agreement"]) == (0.5, 1)
+    assert abs(figures["log2_error"] - 0.5) < 0.01
 
 
 def test_a_point_of_light_becomes_an_even_disk_and_plain_ground_stays():

@@ -2,15 +2,16 @@
 
     python -m tools.card --weights lite lite-cuhk --data_dir=DIR --sharp=DIR --sharp_names=FILE --pairs=DIR
 
-Dataset: protocol ddff on the split, and how much of the teacher's depth is learned; `--dataset=` leaves it out. Sharp
-photographs: their mean probability of being in focus, as they are and blurred as a whole by a disk whose radius is 1, 2
-or 4 % of the longer side. Pairs, NAME_1 and NAME_2 of one scene with the camera focused near in one and far in the
-other: the share of pixels in focus in exactly one, and in none. The last two are left out where no folder is given.
+Dataset: protocol ddff on the split, how much of the teacher's depth is learned and, of weights with a blur head, how
+well blur is told where the dataset knows it; `--dataset=` leaves it out. Sharp photographs: their mean probability of
+being in focus, as they are and blurred as a whole by a disk whose radius is 1, 2 or 4 % of the longer side. Pairs,
+NAME_1 and NAME_2 of one scene with the camera focused near in one and far in the other: the share of pixels in focus in
+exactly one, and in none. The last two are left out where no folder is given.
 
 The room is Middlebury's Motorcycle (Scharstein et al., GCPR 2014), which comes with scikit-image: sharp all over, with
 a true disparity, and nothing of it was trained on. The mean probability of being in focus of eight views of it; the
-error of the focus maps of 16 photographs refocused from it as data/refocus.py does it; Spearman's correlation of the
-predicted depth with disparity.
+error of the focus maps of 16 photographs refocused from it as data/refocus.py does it, and how well their blur is told;
+Spearman's correlation of the predicted depth with disparity.
 """
 
 import argparse
@@ -29,14 +30,17 @@ from PIL import Image
 
 import jaxdbd
 from data import refocus, synthetic
+from data.blur import blur_map
 from data.teachers import fill_holes
 from jaxdbd.errors import UserError
+from jaxdbd.inference import SquareMaps
 from jaxdbd.input.geometry import to_size
 from jaxdbd.input.records import open_parts
 from jaxdbd.machine.files import files_by_stem, read_names
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import exit_status
 from jaxdbd.photographs.photos import SUFFIXES, read_photograph
+from jaxdbd.scoring.blur import blur_scores, sample
 from jaxdbd.scoring.depth import depth_scores
 from jaxdbd.scoring.maps import focus_predictor, quick_scores
 from jaxdbd.sharding import make_mesh, replicated
@@ -53,11 +57,12 @@ Photograph = UInt8[np.ndarray, "h w 3"]
 
 
 class Scene(NamedTuple):
-    """A refocused photograph, its mask (true = in focus), and where the mask is certain."""
+    """A refocused photograph, its mask (true = in focus), where the mask is certain, and how blurred it is."""
 
     photo: Photograph
     mask: Bool[np.ndarray, "h w"]
     valid: Bool[np.ndarray, "h w"]
+    blur: Float[np.ndarray, "_ _"]  # of `blur_map`
 
 
 def dataset_figures(model, variables, dataset: str, split: str, data_dir: str | None) -> Iterator[str]:
@@ -137,8 +142,9 @@ def refocused(photo: Photograph, near: Float[np.ndarray, "h w"]) -> list[Scene]:
     for i in range(SCENES):
         rng = np.random.default_rng((SEED, i))
         lens = refocus.draw_lens(rng, near)
-        light, classes, _ = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
-        scenes.append(Scene(synthetic.sensor(light, rng), *refocus.labels(classes)))
+        light, classes, blur = refocus.photograph(refocus.linear(photo), near, lens, synthetic.draw_aperture(rng))
+        known = blur_map(blur[..., 0], blur[..., 1])[..., 0]
+        scenes.append(Scene(synthetic.sensor(light, rng), *refocus.labels(classes), known))
     return scenes
 
 
@@ -160,6 +166,18 @@ def room_figures(model, variables, views: Sequence[Photograph], scenes: Sequence
     if seen[0].depth is not None:
         line += f", depth Spearman {depth_scores(seen[0].depth, disparity)['spearman']:.3f}"
     yield line
+    if seen[0].blur is not None:
+        yield "room, blur: " + ", ".join(f"{k} {v:.4f}" for k, v in blur_figures(maps, scenes).items())
+
+
+def blur_figures(maps: Sequence[jaxdbd.Prediction], scenes: Sequence[Scene]) -> dict[str, float]:
+    """`blur_scores` of predictions of refocused photographs."""
+    samples = []
+    for p, scene in zip(maps, scenes, strict=True):
+        assert p.blur is not None
+        share = p.blur / np.float32(np.sqrt(p.blur.size))
+        samples.append(sample(SquareMaps(p.focus, None, share), share.shape, scene.blur))
+    return blur_scores([s for s in samples if s])
 
 
 def main() -> None:
