@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import optax
+import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
@@ -20,6 +21,8 @@ from jaxdbd.training.optimizer import make_optimizer, make_schedule
 from jaxdbd.training.speed import flops_of
 from jaxdbd.training.step import Metrics, TrainState, batch_loss, create_state, train_step
 from jaxdbd.training.vectors import Layout, make_layout
+
+LONGEST_COMPILATION = 3600  # seconds, choice of ours
 
 
 class Steps(NamedTuple):
@@ -94,6 +97,14 @@ def compile_steps(
 
 
 def compiled(train: Any, state: TrainState, batch: dict[str, Array]) -> tuple[Callable, float]:
-    """A jitted step as a program for these arguments, and the FLOP of one call of it, on all devices together."""
+    """A jitted step as a program for these arguments, and the FLOP of one call of it, on all devices together.
+
+    Returns when every process has its program.
+    """
     lowered = train.lower(state, batch)
-    return lowered.compile(), flops_of(lowered)
+    program = lowered.compile()
+    # A process may compile for minutes what another one reads from its cache, and when CPUs work together for the first
+    # time they wait for each other for half a minute. Naming the processes makes this a barrier without such a limit.
+    everyone = set(range(jax.process_count()))
+    ocp.multihost.sync_global_processes("step compiled", timeout=LONGEST_COMPILATION, processes=everyone)
+    return program, flops_of(lowered)
