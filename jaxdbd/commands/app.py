@@ -1,6 +1,7 @@
 """`jaxdbd app`: a page on this machine that shows what is in focus."""
 
 import argparse
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
         warn_of_passed_over(args.folder, recursive=True)
         find_photographs([str(args.folder)], Path(os.devnull), recursive=True)
     names = [name.lower() for name in args.allow_host]
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         serve(args.weights, sorted({*weights.bundled(), args.weights}), args.port, args.folder, names)
-    except KeyboardInterrupt:
-        end(130)  # an orderly end would take the interpreter from a thread that still compiles
+    end(130)  # an orderly end would take the interpreter from a thread that still compiles

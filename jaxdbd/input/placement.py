@@ -62,7 +62,7 @@ def place(parts: Sequence[Any], side: int, maps: Sequence[str], where: str) -> P
         shapes = {name: shape for layout in layouts for name, shape in layout.maps}
         firsts = [int(n) for n in np.cumsum([0, *map(len, parts)])]
         decoded = Decoded(parts, firsts, side, tuple(sorted(shapes.items())))
-        return Placed(lambda number: name_of(decoded.record(number)), decoded, False, True)
+        return Placed(lambda number: name_of(decoded.record(int(number))), decoded, False, True)
     held = [
         load(records, layout, side, folder, f"decoding part {number} of {len(parts)}")
         for number, (records, layout, folder) in enumerate(zip(parts, layouts, folders, strict=True), start=1)

@@ -15,7 +15,7 @@ pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip inst
 AS_NOBODY = """
 import pwd, sys
 pwd.getpwuid = lambda number: {}[f"uid not found: {number}"]
-from jaxdbd.input.pipeline import open_split
+from jaxdbd.input.records import open_split
 from jaxdbd.machine.spool import Spool
 from jaxdbd.machine.startup import exit_status, keep_compiled_programs
 

@@ -14,6 +14,7 @@ from ports import free_port
 from training.test_checkpoint import damage, read, write
 
 from jaxdbd.errors import UserError
+from jaxdbd.inference import SquareMaps
 from jaxdbd.scoring.maps import quick_scores
 from jaxdbd.training.keeper import Share, evaluate
 
@@ -43,10 +44,10 @@ def restored(folder: Path) -> list[int] | str:
         return str(error)
 
 
-def brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def brightness(images: np.ndarray) -> SquareMaps:
     """Maps of a network that takes what is bright for sharp and near."""
     bright = images.mean(axis=-1, dtype=np.float32) / 255
-    return bright, bright
+    return SquareMaps(bright, bright, None)
 
 
 def records_with_depth(n: int) -> list[dict]:
