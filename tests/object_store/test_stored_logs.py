@@ -114,7 +114,7 @@ def test_a_store_that_goes_away_is_not_taken_for_damage(store, monkeypatch):
         raise ValueError("UNAVAILABLE: connection refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr("orbax.checkpoint.JsonCheckpointHandler.restore", gone)
+        patch.setattr("orbax.checkpoint.StandardCheckpointHandler.restore", gone)
         with pytest.raises(UserError, match="the store does not give checkpoint 2"):
             read("gs://bucket/away")
     assert int(read("gs://bucket/away")[0]["step"]) == 2
