@@ -47,7 +47,7 @@ def with_blur_heads(
     networks: Sequence[tuple[DepthDistilledDBD, weights.Variables]],
 ) -> list[tuple[DepthDistilledDBD, weights.Variables]]:
     """The networks, of which those without a blur head get that of the first that has one, if any has."""
-    head = next((variables for model, variables in networks if model.blur_head), None)
+    head = next((weights.blur_head(variables) for model, variables in networks if model.blur_head), None)
     return [
         (model, variables)
         if head is None or model.blur_head

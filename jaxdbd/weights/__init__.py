@@ -1,6 +1,6 @@
 """Weights in and out: one `.safetensors` file holds a network, and encoders start from weights that others trained."""
 
-from jaxdbd.weights.pretrained import add_blur_head, init_encoder
+from jaxdbd.weights.pretrained import add_blur_head, blur_head, init_encoder
 from jaxdbd.weights.store import Metadata, Variables, bundled, find, load, read_metadata, save, shapes
 from jaxdbd.weights.tensors import read_tensors
 
@@ -8,6 +8,7 @@ __all__ = [
     "Metadata",
     "Variables",
     "add_blur_head",
+    "blur_head",
     "bundled",
     "find",
     "init_encoder",

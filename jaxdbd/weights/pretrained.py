@@ -1,6 +1,7 @@
 """Encoders that start from weights that others trained."""
 
 import os
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
@@ -48,17 +49,18 @@ def init_encoder(variables: Variables, encoder: str, source: str) -> Variables:
     )
 
 
-def add_blur_head(variables: Variables, drawn: Variables) -> Variables:
-    """`variables` of a network without a blur head, and the head of `drawn`, those of the same network with one.
-
-    Its channel is the last of every side output.
-    """
+def blur_head(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves of a network that its blur head has: how it is fused, and the last channel of every side output."""
     flat: dict[str, Any] = flatten_dict(variables, sep="/")
-    fresh: dict[str, Any] = flatten_dict(drawn, sep="/")
-    head = {name: leaf for name, leaf in fresh.items() if name.startswith("params/fuse_blur/")}
-    for name in [name for name in flat if name.startswith("params/side")]:
-        head[name] = jnp.concatenate([flat[name], fresh[name][..., -1:]], axis=-1)
-    return unflatten_dict(flat | head, sep="/")
+    sides = {name: leaf[..., -1:] for name, leaf in flat.items() if name.startswith("params/side")}
+    return sides | {name: leaf for name, leaf in flat.items() if name.startswith("params/fuse_blur/")}
+
+
+def add_blur_head(variables: Variables, head: dict[str, Any]) -> Variables:
+    """`variables` of a network without a blur head, with the `blur_head` of another, which has the same decoder."""
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    added = {n: jnp.concatenate([flat[n], leaf], axis=-1) if n in flat else leaf for n, leaf in head.items()}
+    return unflatten_dict(flat | added, sep="/")
 
 
 def _package_file(encoder: str, source: str) -> Path:

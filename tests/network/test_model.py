@@ -170,7 +170,7 @@ def test_switches_remove_what_they_name(images):
 
 def test_a_blur_head_changes_nothing_else(variables, images, forward):
     model = small(blur_head=True)
-    whole = weights.add_blur_head(variables, random_variables(model, images))
+    whole = weights.add_blur_head(variables, weights.blur_head(random_variables(model, images)))
     out, without = jax.jit(model.apply)(whole, images), forward(variables, images)
     for name in ("focus", "depth", "side_focus", "side_depth"):
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), getattr(out, name), getattr(without, name))
