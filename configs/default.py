@@ -67,7 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     c.ema_decay = 0.0  # of the weights that are evaluated and shipped; 0: the current ones
     c.fsdp = False  # shard parameters, optimizer state and average over the devices
-    # blocks: keep only what the network's blocks give, and compute the rest again in the backward pass: less memory.
+    # blocks: keep only what the network's blocks give, and compute the rest again in the backward pass: less of a GPU's
+    # memory.
     c.remat = "none"
     c.seed = 0
 
