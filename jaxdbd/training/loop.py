@@ -66,17 +66,15 @@ def make_model(config: ml_collections.ConfigDict) -> DepthDistilledDBD:
 
 def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, init_from: str) -> weights.Variables:
     """Random variables, the encoder from `encoder_init`; or all from `init_from`, but for a blur head that it lacks."""
-    arguments = jax.random.key(seed), jnp.zeros((1, MULTIPLE, MULTIPLE, 3))
     if init_from:
         other, variables = weights.load(init_from)
         if model.blur_head and not other.blur_head:
-            # The rest is not drawn, nor compiled, which takes a minute.
-            head = jax.jit(lambda *arguments: weights.blur_head(model.init(*arguments)))(*arguments)
-            variables = weights.add_blur_head(variables, head)
+            variables = weights.add_blur_head(variables, weights.fresh_blur_head(variables))
         if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
             raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
     else:
-        variables = weights.init_encoder(jax.jit(model.init)(*arguments), model.encoder, encoder_init)
+        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, MULTIPLE, MULTIPLE, 3)))
+        variables = weights.init_encoder(variables, model.encoder, encoder_init)
     return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
 
 

@@ -56,6 +56,19 @@ def blur_head(variables: Mapping[str, Any]) -> dict[str, Any]:
     return sides | {name: leaf for name, leaf in flat.items() if name.startswith("params/fuse_blur/")}
 
 
+def fresh_blur_head(variables: Variables) -> dict[str, Any]:
+    """The `blur_head` that a trained network without one starts with: it says 1 everywhere, 1.7 limits of sharpness.
+
+    So the rest of the network is not disturbed at first; and above 0 the fused map has a gradient.
+    """
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    levels = len(flat["params/fuse_focus/kernel"])
+    head = {"params/fuse_blur/kernel": jnp.full((levels, 1), 1 / levels), "params/fuse_blur/bias": jnp.zeros(1)}
+    for name in [name for name in flat if name.startswith("params/side")]:
+        head[name] = jnp.full((*flat[name].shape[:-1], 1), 1.0 if name.endswith("/bias") else 0.0)
+    return head
+
+
 def add_blur_head(variables: Variables, head: dict[str, Any]) -> Variables:
     """`variables` of a network without a blur head, with the `blur_head` of another, which has the same decoder."""
     flat: dict[str, Any] = flatten_dict(variables, sep="/")
