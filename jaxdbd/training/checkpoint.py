@@ -101,15 +101,21 @@ def wait(manager: ocp.CheckpointManager) -> None:
         manager.wait_until_finished()
 
 
+def best(manager: ocp.CheckpointManager) -> tuple[int, dict[str, Any]] | None:
+    """The step of the least MAE among the checkpoints kept, and its metrics; None where none was evaluated."""
+    step = manager.best_step()
+    metrics = None if step is None else manager.metrics(step)
+    return None if step is None or metrics is None else (step, metrics)
+
+
 def best_mae(manager: ocp.CheckpointManager, evaluated: str = "") -> float:
     """The least MAE of the checkpoints kept on the split `evaluated`; infinite where there is none.
 
     Warns where all are of another split: their MAE is no mark for this one.
     """
-    step = manager.best_step()
-    metrics = None if step is None else manager.metrics(step)
-    if metrics is None:
+    if (found := best(manager)) is None:
         return float("inf")
+    _, metrics = found
     if counts(metrics, evaluated):
         return metrics["mae"]
     if evaluated:

@@ -46,9 +46,9 @@ def leave_finished(
 
 def best(manager: ocp.CheckpointManager, abstract_state: Any, evaluated: str) -> tuple[TrainState, float] | None:
     """The state of the least MAE on the split `evaluated`, and its threshold; None where there is none."""
-    step = manager.best_step()
-    metrics = None if step is None else manager.metrics(step)
-    if step is None or metrics is None or not counts(metrics, evaluated):
+    found = checkpoint.best(manager)
+    if found is None or not counts(found[1], evaluated):
         return None
+    step, metrics = found
     state = checkpoint.read_state(manager, step, abstract_state)
     return None if state is None else (state, metrics["threshold"])
