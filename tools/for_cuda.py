@@ -37,7 +37,8 @@ from jaxdbd.machine.startup import exit_status
 from jaxdbd.scoring.report import print_rows
 from jaxdbd.sharding import make_mesh
 from jaxdbd.training.config import check_config, load_config
-from jaxdbd.training.loop import compile_steps, make_model
+from jaxdbd.training.loop import make_model
+from jaxdbd.training.programs import compile_steps
 
 # Bytes per second, bytes and name, as NVIDIA's data sheets have them; the rest of a Hopper GPU is the same in both.
 GPUS = {"h200": (4.8e12, 141e9, "NVIDIA H200"), "h100": (3.35e12, 80e9, "NVIDIA H100 80GB HBM3")}
