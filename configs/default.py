@@ -46,12 +46,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.focus_loss = "bce"  # bce, bce+iou, bce+dof_edge
     c.depth_loss = "l1"  # l1, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
-    # Weight of the distance between the encoder's taps and features of the teacher that were built into the dataset
-    # (--teacher_features); D-DFFNet's idea, which weighs them with 1 beside a ResNeXt encoder. 0: they are not read.
+    # Of the distance between the encoder's taps and the teacher's features (--teacher_features) (D-DFFNet: 1). 0: none
     c.feature_weight = 0.0
-    # Weight of the blur terms (ours): how blurred each pixel is. Shards of `refocused` and `synthetic` know it; of all
-    # others it is known where they are in focus. 0: there is no blur head.
-    c.blur_weight = 0.0
+    c.blur_weight = 0.0  # of the blur terms (ours), docs/blur.md; 0: there is no blur head
 
     # Optimization
     c.batch_size = 6  # per update, over all devices (D-DFFNet)
@@ -67,9 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.clip_norm = 0.0  # global norm that gradients are clipped to; 0: not
     c.ema_decay = 0.0  # of the weights that are evaluated and shipped; 0: the current ones
     c.fsdp = False  # shard parameters, optimizer state and average over the devices
-    # blocks: keep only what the network's blocks give, and compute the rest again in the backward pass: less of a GPU's
-    # memory.
-    c.remat = "none"
+    c.remat = "none"  # none, blocks (keeps what blocks give, computes the rest again: less of a GPU's memory)
     c.seed = 0
 
     # The run

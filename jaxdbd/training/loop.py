@@ -143,8 +143,8 @@ def train(
     Leaves `<workdir>/weights.safetensors`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `config.json`; `workdir`
     is a local folder, or one in a store that all processes reach.
     On SIGTERM, Ctrl-C, a hang-up or a preemption notice it saves and returns. Of a run that has ended it says so, and
-    writes the weights if they are missing. A dataset that was built anew since is an
-    error, or with `accepts_rebuilt` a warning.
+    writes the weights if they are missing. A dataset that was built anew since is an error, or with `accepts_rebuilt` a
+    warning.
 
     Returns:
       The exit status: 0, or 130 after Ctrl-C.
