@@ -65,11 +65,13 @@ def make_model(config: ml_collections.ConfigDict) -> DepthDistilledDBD:
 
 
 def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, init_from: str) -> weights.Variables:
-    """Random variables, the encoder from `encoder_init`; or all from `init_from`, but for a blur head that it lacks."""
+    """Random variables, the encoder from `encoder_init`; or all from `init_from`, whose blur head is as configured."""
     if init_from:
         other, variables = weights.load(init_from)
         if model.blur_head and not other.blur_head:
             variables = weights.add_blur_head(variables, weights.fresh_blur_head(variables))
+        elif other.blur_head and not model.blur_head:
+            variables = weights.without_blur_head(variables)
         if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
             raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
     else:

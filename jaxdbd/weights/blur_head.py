@@ -1,4 +1,4 @@
-"""The blur head among a network's weights: taken out, begun anew, and added to weights without one."""
+"""The blur head among a network's weights: read, begun anew, added to weights without one, and left out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,3 +34,10 @@ def add_blur_head(variables: Variables, head: dict[str, Any]) -> Variables:
     flat: dict[str, Any] = flatten_dict(variables, sep="/")
     added = {n: jnp.concatenate([flat[n], leaf], axis=-1) if n in flat else leaf for n, leaf in head.items()}
     return unflatten_dict(flat | added, sep="/")
+
+
+def without_blur_head(variables: Variables) -> Variables:
+    """`variables` of a network with a blur head, without it: its focus and depth stay what they are."""
+    flat: dict[str, Any] = flatten_dict(variables, sep="/")
+    kept = {n: leaf for n, leaf in flat.items() if not n.startswith("params/fuse_blur/")}
+    return unflatten_dict({n: x[..., :-1] if n.startswith("params/side") else x for n, x in kept.items()}, sep="/")

@@ -65,6 +65,19 @@ def test_weights_without_a_head_start_one_and_the_file_says_so(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, variables, old)
 
 
+def test_a_training_without_blur_goes_on_from_weights_with_a_head(config, tmp_path):
+    model, path = make_model(config), str(tmp_path / "w.safetensors")
+    headless = model.clone(blur_head=False)
+    old = drawn(model)
+    weights.save(path, model, old, dataset="none", license="none")
+    variables = initial_variables(headless, 0, "", path)
+    image = jax.random.uniform(jax.random.key(1), (1, 64, 64, 3))
+    before, after = jax.jit(model.apply)(old, image), jax.jit(headless.apply)(variables, image)
+    np.testing.assert_allclose(after.focus, before.focus, atol=1e-5)
+    assert before.blur is not None
+    assert after.blur is None
+
+
 def test_the_step_learns_blur_where_the_batch_has_it(config):
     model = make_model(config)
     joint = partial(joint_loss, focus_loss="bce", depth_loss="l1", side_weights=(1.0,) * 5, blur_weight=1.0)
