@@ -1,4 +1,4 @@
-"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, focus map, overlay and depth.
+"""Draws docs/gallery.jpg and docs/failures.jpg: photographs that may be shown, focus map, overlay, depth and blur.
 
     python -m tools.gallery [--weights=W]
 
@@ -22,8 +22,9 @@ from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import exit_status
-from jaxdbd.photographs.overlay import depth_colors, overlay
+from jaxdbd.photographs.overlay import blur_colors, depth_colors, overlay
 from jaxdbd.photographs.panels import gray, panel
+from jaxdbd.scoring.blur import WIDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 FAR = 0.3  # the quantile of nearness that is in focus
@@ -35,14 +36,11 @@ def read(name: str) -> np.ndarray:
     return np.asarray(Image.open(ROOT / "docs" / "photographs" / f"{name}.jpg").convert("RGB"))
 
 
-def maps(model, variables, photographs: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Focus and depth of each photograph. Raises UserError where the weights see no depth."""
-    found = []
-    for focus, depth in jaxdbd.predict(model, variables, photographs):
-        if depth is None:
-            raise UserError("--weights: these see no depth, which the pictures show")
-        found.append((focus, depth))
-    return found
+def maps(model, variables, photographs: list[np.ndarray]) -> list[jaxdbd.Prediction]:
+    """What is predicted of each photograph. Raises UserError where the weights see no depth."""
+    if not model.depth_head:
+        raise UserError("--weights: these see no depth, which the pictures show")
+    return list(jaxdbd.predict(model, variables, photographs))
 
 
 def focused_far(model, variables, photo: np.ndarray) -> np.ndarray:
@@ -56,12 +54,14 @@ def focused_far(model, variables, photo: np.ndarray) -> np.ndarray:
 
 
 def draw(model, variables, threshold: float, photographs: list, out: Path) -> None:
-    """A row for each photograph: itself, focus map, overlay and depth."""
-    rows = [
-        [photo, gray(focus), overlay(photo, focus > threshold), depth_colors(depth)]
-        for photo, (focus, depth) in zip(photographs, maps(model, variables, photographs), strict=True)
-    ]
+    """A row for each photograph: itself, focus map, overlay, depth and, where the weights tell it, blur."""
     titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
+    rows = []
+    for photo, seen in zip(photographs, maps(model, variables, photographs), strict=True):
+        row = [photo, gray(seen.focus), overlay(photo, seen.focus > threshold), depth_colors(seen.depth)]
+        rows.append(row if seen.blur is None else [*row, blur_colors(seen.blur / max(seen.blur.shape), WIDEST)])
+    if model.blur_head:
+        titles.append("blur, wide is bright")
     Image.fromarray(panel(rows, titles, side=256)).save(out, quality=88)
 
 
