@@ -27,7 +27,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # The files that take longest: begun first, so that no worker is left with one of them while the other has nothing to do
-LONGEST = ["test_loop.py", "test_stored_runs.py", "test_feature_distillation.py"]
+LONGEST = ["test_stored_runs.py", "test_loop.py", "test_feature_distillation.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -43,6 +43,7 @@ def test_waiting_is_what_the_step_alone_does_not_take(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.large
 def test_a_dry_run_goes_through_every_part(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tools.on_gpu", f"--out={tmp_path}", "--dry-run"], cwd=ROOT, capture_output=True

@@ -25,7 +25,6 @@ from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD, normalize
 from jaxdbd.scoring.blur import Sample, blur_scores, sample
 from jaxdbd.scoring.depth import depth_scores, mean_scores
 from jaxdbd.scoring.metrics import ImageScores, best_threshold, count_levels, score_counts, summarize_ddff
-from jaxdbd.scoring.structure import reduced, with_structure
 from jaxdbd.sharding import all_rows_to_devices, replicated
 
 TTA = ("flip", "scales")
@@ -155,6 +154,7 @@ def score_records(
 
     Where a mask does not count, the map is taken for right.
     """
+    from jaxdbd.scoring.structure import reduced  # its py_sod_metrics takes a second, and a training scores without it
 
     def to_score():
         for example, focus, squares in focus_maps(predict, records, size, batch_size):
@@ -175,4 +175,6 @@ def score_records(
 
 
 def _with_structure(item: tuple[ImageScores, np.ndarray, np.ndarray]) -> ImageScores:
+    from jaxdbd.scoring.structure import with_structure
+
     return with_structure(*item)

@@ -22,7 +22,7 @@ from jaxdbd.errors import UserError
 from jaxdbd.machine.files import make_folder, write_whole
 from jaxdbd.machine.paths import as_path
 from jaxdbd.machine.spool import Spool
-from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD
+from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, batches_from, open_data
@@ -75,8 +75,7 @@ def initial_variables(model: DepthDistilledDBD, seed: int, encoder_init: str, in
         if jax.tree.map(jnp.shape, variables) != jax.tree.map(jnp.shape, weights.shapes(model)):
             raise UserError(f"config.init_from={init_from}: holds another network ({other.encoder}) than the config's")
     else:
-        variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, MULTIPLE, MULTIPLE, 3)))
-        variables = weights.init_encoder(variables, model.encoder, encoder_init)
+        variables = weights.init_encoder(weights.random_variables(model, seed), model.encoder, encoder_init)
     return jax.device_get(variables)  # on the host, every process can hand them to a mesh of all
 
 

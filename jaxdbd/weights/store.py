@@ -27,6 +27,7 @@ Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}, nested dicts 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 MOST_WIDE = 8192  # channels of a level, and pixels of the square; a damaged file may say anything
 BUNDLED = Path(__file__).parent / "bundled"
+IMAGE = jax.ShapeDtypeStruct((1, MULTIPLE, MULTIPLE, 3), jnp.float32)  # that the network is initialized with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,13 +160,18 @@ def find(name_or_path: str | os.PathLike) -> Path | epath.Path:
 
 def shapes(model: DepthDistilledDBD) -> Variables:
     """The model's variables as shapes and dtypes, with nothing computed. Flax takes a second or two for it."""
-    return _shapes(cast(Hashable, model))  # as Flax makes its modules, which their type does not say
+    return _initializer(cast(Hashable, model)).eval_shape(jax.random.key(0), IMAGE)
+
+
+def random_variables(model: DepthDistilledDBD, seed: int) -> Variables:
+    """Variables as each layer initializes them."""
+    return _initializer(cast(Hashable, model))(jax.random.key(seed), jnp.zeros(IMAGE.shape, IMAGE.dtype))
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(model: DepthDistilledDBD) -> Variables:
-    image = jax.ShapeDtypeStruct((1, MULTIPLE, MULTIPLE, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), image)
+def _initializer(model: Hashable) -> Any:  # hashable as Flax makes its modules, which their type does not say
+    """`model.init`, jitted: what it is traced to for the shapes is what is compiled for the values."""
+    return jax.jit(cast(DepthDistilledDBD, model).init)
 
 
 def _config(model: DepthDistilledDBD) -> dict[str, Any]:

@@ -127,10 +127,13 @@ VARIANTS = {
     "crisp edges": {"encoder": "lite0", "full_resolution": False, "edge_radius": 0.05, "edge_slope": 2.5},
     "blur, and no depth": {"encoder": "lite0", "full_resolution": False, "depth_head": False, "blur_head": True},
 }
+LARGE = {"resnext101 as released"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "fields", [pytest.param(f, id=n, marks=[pytest.mark.large] * (n in LARGE)) for n, f in VARIANTS.items()]
+)
 def test_onnx_graph_of_other_networks(fields, tmp_path):
     model = DepthDistilledDBD(**fields, size=SIDE)
     variables = drawn(model)

@@ -292,6 +292,7 @@ def test_synthetic_with_scene_depth(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.large
 def test_real_cuhk_with_fastdepth(shared, tmp_path, capsys):
     teacher = f"--teacher=onnx:{shared / 'weights' / 'fastdepth.onnx'}"
     start = time.time()

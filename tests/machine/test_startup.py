@@ -114,3 +114,10 @@ IMPORTS = "import sys, jaxdbd.__main__, jaxdbd.commands.{}; print(*sys.modules)"
 def test_predict_imports_nothing_that_it_does_not_need(tmp_path):
     assert not HEAVY & set(kept_in(IMPORTS.format("predict"), HOME=str(tmp_path)).split())
     assert HEAVY & set(kept_in(IMPORTS.format("evaluate"), HOME=str(tmp_path)).split())  # this test can fail
+
+
+@pytest.mark.slow
+def test_a_training_imports_nothing_that_only_reports_need(tmp_path):
+    modules = set(kept_in("import sys, jaxdbd.training.loop; print(*sys.modules)", HOME=str(tmp_path)).split())
+    assert "jaxdbd.training.keeper" in modules  # which scores
+    assert not {"matplotlib", "pandas", "py_sod_metrics", "scipy.stats", "sklearn"} & modules

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ import tiny
 from emulator import HURRY, SECONDS, running_store
 from object_store.objects import names
 from ports import free_port
-from training.test_loop import STEPS, assert_close, finish, losses, wait_for_step
+from training.test_loop import STEPS, assert_close, finish, losses, save_start, wait_for_step
 
 from jaxdbd import weights
 from jaxdbd.machine import files
@@ -26,6 +27,16 @@ from jaxdbd.machine.paths import as_path
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def first_weights(tmp_path_factory) -> Iterator[None]:
+    """All runs of this file start from these weights."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_start(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("START", str(folder / "start.safetensors"))
+        yield
 
 
 def start(home: Path, workdir: str, data_dir: str, *flags: str, devices: int = 1) -> subprocess.Popen:
@@ -37,7 +48,8 @@ def start(home: Path, workdir: str, data_dir: str, *flags: str, devices: int = 1
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(tiny.ROOT / ".cache" / "jax"),
     }
-    command = [sys.executable, tiny.__file__, f"--workdir={workdir}", f"--config.data_dir={data_dir}", *flags]
+    data = [f"--config.data_dir={data_dir}", f"--config.init_from={os.environ['START']}"]
+    command = [sys.executable, tiny.__file__, f"--workdir={workdir}", *data, *flags]
     return subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.PIPE, text=True, cwd=home)
 
 
@@ -114,25 +126,28 @@ def test_hosts_that_share_only_the_store_train_as_one_and_one_dies(data_dir, und
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["checkpoint", "weights"])
-def test_an_upload_of_a_run_that_is_killed_leaves_what_was_whole(folder, data_dir, undisturbed, tmp_path, what):
-    workdir = as_path(f"gs://slow/{what}")
+def test_uploads_of_a_run_that_are_killed_leave_what_was_whole(folder, data_dir, undisturbed, tmp_path):
+    """Of a checkpoint, and in the run that goes on from the one before, of what comes after it."""
+    workdir = as_path("gs://slow/killed")
     flags = ("--config.log_every=5",)
-    process = start(tmp_path / "a", str(workdir), data_dir, *flags)
     # In this bucket an object takes its time, so these kills hit the upload that comes next.
-    sign = "checkpoints/8/" if what == "checkpoint" else "checkpoints/8/commit_success.txt"
-    while not any(name.startswith(sign) for name in names(str(workdir))):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    time.sleep(SECONDS * (0.5 if what == "checkpoint" else 1.5))
-    process.kill()
-    process.communicate()
-    there = names(str(workdir))
-    assert ("checkpoints/8/commit_success.txt" in there) == (what == "weights")
+    for sign, pause, resumed in (
+        ("checkpoints/8/", 0.5, ""),
+        ("checkpoints/8/commit_success.txt", 1.5, "step 4 of 20"),
+    ):
+        process = start(tmp_path / "a", str(workdir), data_dir, *flags)
+        there = set(names(str(workdir)))
+        while not any(name.startswith(sign) for name in set(names(str(workdir))) - there):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        time.sleep(SECONDS * pause)
+        process.kill()
+        assert resumed in process.communicate()[1]
+        assert ("checkpoints/8/commit_success.txt" in names(str(workdir))) == bool(resumed)
     (folder / HURRY).touch()
     message = finish(start(tmp_path / "b", str(workdir), data_dir, *flags))
     (folder / HURRY).unlink()
-    assert f"resumed at step {4 if what == 'checkpoint' else 8} of {STEPS}" in message
+    assert f"resumed at step 8 of {STEPS}" in message
     jax.tree.map(np.testing.assert_array_equal, tensors(workdir), tensors(undisturbed))
 
 

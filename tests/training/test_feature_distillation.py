@@ -1,6 +1,7 @@
 """Feature distillation: its loss by hand, what it trains, and runs as users start them."""
 
 import json
+import signal
 from functools import partial
 
 import jax
@@ -174,7 +175,7 @@ def test_without_a_weight_nothing_is_added():
 
 # --- train.py ---
 
-FLAGS = ("--config.feature_weight=1.0",)
+FLAGS = ("--config.feature_weight=1.0", "--config.init_from=")  # random weights, which every process draws itself
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +220,18 @@ def test_a_killed_run_ends_bit_identical_and_leaves_the_adapters_behind(data_dir
 
 
 @pytest.mark.slow
-def test_devices_processes_and_accumulation_train_as_one(data_dir, undisturbed, tmp_path):
-    finish(*start_two(data_dir, tmp_path / "two", *FLAGS))
-    assert_close(tmp_path / "two", undisturbed, rtol=1e-4)
-    finish(start(data_dir, tmp_path / "accumulated", *FLAGS, "--config.accumulate=2", "--config.steps=10"))
-    assert adapters_in(tmp_path / "accumulated") == {"features_2", "features_8"}
+def test_processes_train_as_one_and_resume_each_other(data_dir, undisturbed, tmp_path):
+    for step, two in ((3, True), (10, False)):
+        processes = start_two(data_dir, tmp_path, *FLAGS) if two else [start(data_dir, tmp_path, *FLAGS, devices=4)]
+        wait_for_step(tmp_path, step, processes[0])
+        processes[-1].send_signal(signal.SIGTERM)  # to one process stops both, at the same step
+        assert "saved" in finish(*processes)
+        assert max(line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")) < STEPS
+    assert "resumed at step" in finish(*start_two(data_dir, tmp_path, *FLAGS))
+    assert_close(tmp_path, undisturbed, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_accumulation_trains_the_adapters(data_dir, tmp_path):
+    finish(start(data_dir, tmp_path, *FLAGS, "--config.accumulate=2", "--config.steps=10", "--config.eval_split="))
+    assert adapters_in(tmp_path) == {"features_2", "features_8"}

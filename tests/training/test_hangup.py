@@ -1,4 +1,4 @@
-"""A broken connection (SIGHUP) ends a training, and a prediction, as SIGTERM does: with everything saved."""
+"""A broken connection (SIGHUP) ends a training, and a prediction, as SIGTERM does; test_loop.py stops whole runs so."""
 
 import os
 import signal
@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import tiny
-from training.test_loop import data_dir, finish, start, wait_for_step  # noqa: F401
 
 from jaxdbd.commands.predict import terminated_like_interrupted
 from jaxdbd.training.stopping import stop_notices
@@ -84,12 +83,3 @@ def test_what_is_printed_after_the_terminal_has_gone_ends_nothing(tmp_path):
     os.close(terminal)  # the window is closed, or the connection breaks
     assert process.wait(60) == 0
     assert (tmp_path / "file").read_text() == "saved"
-
-
-@pytest.mark.slow
-def test_a_training_saves_and_goes_on_from_there(data_dir, tmp_path):  # noqa: F811
-    process = start(data_dir, tmp_path)
-    wait_for_step(tmp_path, 5, process)
-    process.send_signal(signal.SIGHUP)
-    assert "saved; the same command goes on from here" in finish(process)
-    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) >= 5
