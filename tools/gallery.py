@@ -46,6 +46,7 @@ def maps(model, variables, photographs: list[np.ndarray]) -> list[jaxdbd.Predict
 def focused_far(model, variables, photo: np.ndarray) -> np.ndarray:
     """A sharp photograph with what is near blurred, by the nearness that the network itself sees; uint8 [H, W, 3]."""
     [(_, depth)] = maps(model, variables, [photo])
+    assert depth is not None
     near = refocus.refine(depth.astype(np.float16), photo)
     lens = refocus.Lens(aperture=DISK * max(photo.shape), focus=float(np.quantile(near, FAR)))
     rng = np.random.default_rng(0)
@@ -58,6 +59,7 @@ def draw(model, variables, threshold: float, photographs: list, out: Path) -> No
     titles = ["photograph", "in focus", f"in focus, above {threshold:.2f}", "depth, near is bright"]
     rows = []
     for photo, seen in zip(photographs, maps(model, variables, photographs), strict=True):
+        assert seen.depth is not None  # `maps` has looked
         row = [photo, gray(seen.focus), overlay(photo, seen.focus > threshold), depth_colors(seen.depth)]
         rows.append(row if seen.blur is None else [*row, blur_colors(seen.blur / max(seen.blur.shape), WIDEST)])
     if model.blur_head:
