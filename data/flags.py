@@ -4,9 +4,8 @@ import argparse
 import shlex
 
 from data import sources, teachers
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.machine.paths import as_path, local_path
-from jaxdbd.ranges import check_within
 
 # The interval of each number; of several in a tuple, each must lie in it.
 RANGES = {

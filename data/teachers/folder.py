@@ -11,9 +11,8 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 
 from data.teachers.teacher import Settings, Teacher, digest
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import name_key, os_errors_in_one_line, shown, stem_key
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import local_path
 
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")

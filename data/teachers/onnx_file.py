@@ -14,9 +14,8 @@ from PIL import Image
 
 from data.teachers import onnx_taps
 from data.teachers.teacher import BATCH, Settings, Teacher
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import os_errors_in_one_line, shown
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.parallel import in_turn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

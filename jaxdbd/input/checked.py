@@ -8,8 +8,7 @@ from typing import Any
 
 from array_record.python.array_record_module import ArrayRecordReader
 
-from jaxdbd.errors import UserError
-from jaxdbd.machine.lfs import START, refuse_lfs_pointer
+from jaxdbd.errors import LFS_START, UserError, refuse_lfs_pointer
 from jaxdbd.machine.transfer import RECORD
 
 
@@ -54,7 +53,7 @@ def check_shard(path: str | os.PathLike, records: int | None = None, whole: bool
     if not os.path.exists(path):
         raise UserError(f"{path}: this shard is missing: {again}")
     with open(path, "rb") as file:
-        refuse_lfs_pointer(path, file.read(len(START)))
+        refuse_lfs_pointer(path, file.read(len(LFS_START)))
     # The reader would take one that was cut short for an empty one.
     shard = ArrayRecordReader(os.fspath(path))
     if not shard.ok() or records not in (None, shard.num_records()):

@@ -14,10 +14,9 @@ from etils import epath
 from google.protobuf import json_format
 from tensorflow_datasets.core import registered
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.input.checked import check_shard
 from jaxdbd.machine.files import os_errors_in_one_line
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
 from jaxdbd.machine.transfer import (
     at_once,

@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from jaxdbd.errors import UserError
-from jaxdbd.machine.lfs import refuse_lfs_pointer
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, filesystem, is_remote, store_errors_in_one_line
 from jaxdbd.machine.transfer import download, upload_tree
 

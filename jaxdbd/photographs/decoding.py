@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import os_error, shown
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.parallel import LARGE, STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself warns from 89 on and refuses from 179 on, in words that name no file.

@@ -12,12 +12,11 @@ from typing import Any
 
 import ml_collections
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.input.placement import PLACES
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
-from jaxdbd.ranges import check_within
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
 from jaxdbd.training.remat import REMAT

@@ -9,8 +9,7 @@ import pytest
 import sweep
 from configs import default
 from jaxdbd.__main__ import main
-from jaxdbd.errors import UserError
-from jaxdbd.ranges import check_within, is_within
+from jaxdbd.errors import UserError, check_within, is_within
 from jaxdbd.training.config import RANGES, check_config, check_warmup, field_names, load_config, value_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
