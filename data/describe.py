@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from jaxdbd.input.checked import Records
+from jaxdbd.input.shards import Records
 from jaxdbd.machine.files import make_folder, shown, whole_file
 from jaxdbd.photographs.panels import gray, panel
 

@@ -13,8 +13,7 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import Prediction, predict, raw
-from jaxdbd.input.evaluation import MOST_SHOWN
-from jaxdbd.input.records import decode_reduced, open_split
+from jaxdbd.input.records import MOST_SHOWN, decode_reduced, open_split
 from jaxdbd.machine.files import make_folder, output_folder, whole_file
 from jaxdbd.machine.paths import as_path
 from jaxdbd.photographs.panels import example_panel, gray, panel

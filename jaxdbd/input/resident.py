@@ -20,8 +20,8 @@ from jaxtyping import Float16, Int, Int32, UInt8
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from jaxdbd.input.digest import shards_digest
 from jaxdbd.input.records import decode_reduced, image_size, name_of
+from jaxdbd.input.shards import shards_digest
 from jaxdbd.input.views import Canvas
 from jaxdbd.machine.files import os_errors_in_one_line
 from jaxdbd.machine.parallel import ahead, cores

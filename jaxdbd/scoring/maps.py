@@ -15,9 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from jaxdbd.inference import SquareMaps, maps_of, one_ahead, rows_of
-from jaxdbd.input.evaluation import evaluation_batches
 from jaxdbd.input.geometry import rows_to_size, to_size
-from jaxdbd.input.records import Example
+from jaxdbd.input.records import Example, evaluation_batches
 from jaxdbd.machine.compiling import inference_options
 from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.parallel import LARGE, ahead, strips_of, worker_pool

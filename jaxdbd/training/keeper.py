@@ -9,8 +9,7 @@ from jaxtyping import UInt8
 
 from jaxdbd import weights
 from jaxdbd.inference import at_size, rows_of
-from jaxdbd.input.evaluation import MOST_SHOWN, evaluation_batches
-from jaxdbd.input.records import reduced
+from jaxdbd.input.records import MOST_SHOWN, evaluation_batches, reduced
 from jaxdbd.photographs.panels import example_panel
 from jaxdbd.scoring.maps import Predict, quick_counts, summarize_counts
 from jaxdbd.sharding import from_all
