@@ -10,8 +10,7 @@ from typing import TypeVar
 from data.sources import PAIRS, REFOCUSED, Pair, Source
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import files_by_stem, is_utf8, read_names, shown, shown_apart
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import SUFFIXES
+from jaxdbd.photographs.photos import SUFFIXES, warn_of_passed_over
 
 Found = TypeVar("Found")
 

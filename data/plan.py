@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data import finding, sources, synthetic, teachers, textures
 from jaxdbd.errors import UserError
-from jaxdbd.photographs.passed_over import warn_of_passed_over
+from jaxdbd.photographs.photos import warn_of_passed_over
 
 
 class Plan(NamedTuple):

@@ -12,8 +12,7 @@ from jaxtyping import Float16
 
 from data.teachers.folder import folder_teacher, missing_maps
 from data.teachers.onnx_file import PRESETS, onnx_teacher
-from data.teachers.stretch import fill_holes, unit_nearness
-from data.teachers.teacher import BATCH, Settings, Teacher, digest
+from data.teachers.teacher import BATCH, Settings, Teacher, digest, fill_holes, unit_nearness
 from data.teachers.transformers_model import transformers_teacher
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import make_folder, whole_file

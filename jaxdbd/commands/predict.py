@@ -21,8 +21,7 @@ from jaxdbd.machine.files import check_no_folder, is_stream, make_folder, shown,
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import leave_terminal
 from jaxdbd.photographs.app.sheet import Entry, entry_of, report
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import SUFFIXES, find_photographs
+from jaxdbd.photographs.photos import SUFFIXES, find_photographs, warn_of_passed_over
 from jaxdbd.photographs.predicted import Predicted, Row, csv_text, predict_photographs, write_prediction
 
 SAVE_EVERY = 10  # seconds between two copies of the tables on disk, which a killed command leaves

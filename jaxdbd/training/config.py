@@ -19,7 +19,7 @@ from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
-from jaxdbd.training.remat import REMAT
+from jaxdbd.training.step import REMAT
 from jaxdbd.training.vectors import VECTOR_MULTIPLE
 from jaxdbd.weights.store import MOST_WIDE
 

@@ -27,8 +27,7 @@ from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, batches_from, open_data
 from jaxdbd.training.distillation import make_adapters, with_adapters, without_adapters
-from jaxdbd.training.finished import leave_finished
-from jaxdbd.training.keeper import Keeper, evaluate
+from jaxdbd.training.keeper import Keeper, evaluate, leave_finished
 from jaxdbd.training.lock import sole_run
 from jaxdbd.training.logs import RunLog
 from jaxdbd.training.pending import Pending, check_finite, check_older, values_of
