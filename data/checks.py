@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import sources
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import os_errors_in_one_line, shown
+from jaxdbd.machine.files import read_bytes, shown
 from jaxdbd.machine.parallel import in_turn, parallel_map
 from jaxdbd.photographs.decoding import Undecodable, opened
 from jaxdbd.photographs.masks import read_map, read_mask
@@ -130,8 +130,7 @@ def inspect(pair: sources.Pair) -> Finding:
 
 def _inspect_photograph(path: Path) -> tuple[Finding, tuple[int, int], tuple[int, int]]:
     """What a photograph is like, its (width, height) upright, and as it is stored."""
-    with os_errors_in_one_line(path, "cannot be read"):
-        encoded = path.read_bytes()
+    encoded = read_bytes(path)
     with opened(path, encoded) as picture, in_turn(picture.width * picture.height):
         as_stored, changed = picture.size, conversion(path, picture)
         photo, remark = upright_rgb(path, picture, encoded)

@@ -111,10 +111,6 @@ def _kept(
     missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
     if missing:
         for file, array in zip(missing, made(list(missing.values())), strict=True):
-            _save(file, array)
+            with whole_file(file) as unfinished, unfinished.open("wb") as out:
+                np.save(out, array)
     return [np.load(file) for file in files]
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, array)

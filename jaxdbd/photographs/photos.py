@@ -3,7 +3,6 @@
 import contextlib
 import glob
 import os
-import stat
 import sys
 import warnings
 from collections import Counter
@@ -99,9 +98,8 @@ def _named_by(argument: str, out: Path) -> list[Path]:
 
 
 def _may_be_photograph(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a link that leads nowhere is named by whoever reads it
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # a link that leads nowhere is named by whoever reads it
+        return False  # a pipe would be waited for
     if path.suffix.lower() in SUFFIXES or is_raw_name(path):
         return True
     try:
