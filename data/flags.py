@@ -63,11 +63,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     g.add_argument("--test_list", type=local_path, help="text file of the photographs to test on, one name a line")
     g.add_argument("--train_list", type=local_path, help="the same to train on (default: all the others)")
 
-    g.add_argument(
-        "--allow_uniform_masks",
-        action="store_true",
-        help="build though no mask has both focus and blur",
-    )
+    g.add_argument("--allow_uniform_masks", action="store_true", help="build though no mask has both focus and blur")
 
     g = p.add_argument_group("rendered datasets")
     g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")

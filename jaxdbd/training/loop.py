@@ -131,10 +131,7 @@ def profiled_steps(profile: bool, start: int, last: int) -> range:
 
 
 def train(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike,
-    profile: bool = False,
-    accepts_rebuilt: bool = False,
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: bool = False, accepts_rebuilt: bool = False
 ) -> int:
     """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one, alone in it.
 
