@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from jaxdbd.input.records import reduced_size
 from jaxdbd.input.shards import Records
 from jaxdbd.machine.files import make_folder, shown
 from jaxdbd.photographs.panels import gray, panel, save_picture
@@ -162,8 +163,7 @@ def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
 
 
 def _shrunk(picture: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h2 w2 *c"]:
-    scale = SHOWN / max(picture.shape[:2])
-    if scale >= 1:
+    height, width = reduced_size(picture.shape[:2], SHOWN)
+    if (height, width) == picture.shape[:2]:
         return picture
-    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

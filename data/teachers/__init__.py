@@ -75,12 +75,11 @@ def feature_maps(teacher: Teacher, records: Sequence[dict], cache: Path | None) 
     Kept in the `cache` folder as `nearness` is. Raises UserError for values beyond float16; the message names the
     photograph.
     """
-    if teacher.features is None:
+    if (features := teacher.features) is None:
         return [{} for _ in records]
 
     def made(some: Sequence[dict]) -> list[np.ndarray]:
-        found = teacher.features(some) if teacher.features else []
-        return [_halved(maps, teacher, record["id"]) for maps, record in zip(found, some, strict=True)]
+        return [_halved(maps, teacher, record["id"]) for maps, record in zip(features(some), some, strict=True)]
 
     names = list(teacher.feature_shapes())
     return [{name: maps[name] for name in names} for maps in _kept(teacher, records, cache, ".features.npy", made)]

@@ -137,12 +137,18 @@ def image_size(record: dict) -> tuple[int, int]:
         return header.size
 
 
+def reduced_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Two sides, or smaller ones of the same proportions, of which the longer has at most `side` pixels."""
+    scale = min(side / max(size), 1)
+    one, other = (max(1, round(n * scale)) for n in size)
+    return one, other
+
+
 def reduced(example: Example, side: int) -> Example:
     """An example of which photograph and mask have at most `side` pixels on their longer side."""
-    scale = side / max(example.mask.shape)
-    if scale >= 1:
+    height, width = reduced_size(example.mask.shape, side)
+    if (height, width) == example.mask.shape:
         return example
-    height, width = (max(1, round(n * scale)) for n in example.mask.shape)
 
     def smaller(array):
         return None if array is None else cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)

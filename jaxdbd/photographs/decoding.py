@@ -44,8 +44,8 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RAW_STARTS = (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"\0MRM", b"FOVb", b"II\x1a\0\0\0HEAPCCDR")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-# Tags of TIFF 6.0 and of DNG 1.6, and values of the fourth.
-SUBFILE_TYPE, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PLANAR = 254, 258, 259, 262, 274, 284
+# Tags of TIFF 6.0 and of DNG 1.6, and values of PHOTOMETRIC.
+SUBFILE_TYPE, BITS, PHOTOMETRIC, ORIENTATION, PLANAR = 254, 258, 262, 274, 284
 SUB_IFDS, SAMPLE_FORMAT, DNG_VERSION = 330, 339, 50706
 WHITE_IS_ZERO, SEPARATED, COLOR_FILTER_ARRAY, LINEAR_RAW = 0, 5, 32803, 34892
 

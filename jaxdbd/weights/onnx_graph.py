@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from jaxdbd.network.edges import EPSILON, REDUCED, window_means
-from jaxdbd.network.encoders import EFFICIENTNET_FACTORS, EFFICIENTNET_STAGES, ENCODERS, VGG_DEPTHS
+from jaxdbd.network.encoders import EFFICIENTNET_FACTORS, EFFICIENTNET_STAGES, ENCODERS, RESNEXT_DEPTHS, VGG_DEPTHS
 from jaxdbd.network.grouped import same_padding
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.weights import Variables
@@ -96,7 +96,7 @@ def encode_resnext(g: Graph, x: str) -> list[str]:
     x = g.relu(conv_norm(x, "encoder/stem", stride=2))
     taps = [x]
     x = g.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    for stage, depth in enumerate((3, 4, 23, 3), start=1):
+    for stage, depth in enumerate(RESNEXT_DEPTHS, start=1):
         for i in range(1, depth + 1):
             block, stride = f"encoder/stage{stage}_{i}", 2 if stage > 1 and i == 1 else 1
             y = g.relu(conv_norm(x, f"{block}/reduce"))
