@@ -175,17 +175,13 @@ def remarks(
 ) -> list[str]:
     """Warnings about files that can be used: what was converted, thresholded, or differs from what was published."""
     out = []
-    everything = [f for found in findings.values() for f in found]
-    gray = [
-        pair.mask
-        for split in splits
-        for pair, f in zip(splits[split], findings[split], strict=True)
-        if f.gray_mask and pair.mask
-    ]
+    pairs = [pair for found in splits.values() for pair in found]
+    everything = [f for split in splits for f in findings[split]]
+    gray = [pair.mask for pair, f in zip(pairs, everything, strict=True) if f.gray_mask and pair.mask]
     if gray:
         names = ", ".join(shown(mask.name) for mask in gray[:3]) + (", ..." if len(gray) > 3 else "")
         out.append(f"{len(gray)} mask(s) hold grays and were cut at 127: {names}")
-    mapped = [pair.sharp is not None for pairs in splits.values() for pair in pairs]
+    mapped = [pair.sharp is not None for pair in pairs]
     if any(mapped) and not all(mapped):
         out.append(f"{mapped.count(False)} photograph(s) have no map and count as sharp all over")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):
