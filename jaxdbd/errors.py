@@ -33,9 +33,9 @@ def check_within(name: str, value: Any, interval: str) -> None:
 
 
 def refuse_lfs_pointer(path: str | os.PathLike, content: bytes) -> None:
-    """Raises UserError where a file, by all of its bytes or its first ones, is a pointer of Git LFS.
+    """Raises UserError where `content`, a file's bytes or the first of them, is a pointer of Git LFS.
 
-    Such lies in a file's place where a repository was cloned without its large files.
+    A pointer lies in the place of the file where a repository was cloned without its large files.
     """
     if content.startswith(LFS_START):
         raise UserError(f"{os.fspath(path)}: a pointer of Git LFS in place of the file: fetch that with `git lfs pull`")

@@ -73,7 +73,7 @@ class Layout:
 
 
 def longest_side(size: int) -> int:
-    """Pixels of the longer side that a photograph keeps for views of `size`: a quarter of it is not enlarged."""
+    """Pixels of a photograph's longer side that are kept for views of `size`: a quarter of it need not be enlarged."""
     return 2 * size
 
 

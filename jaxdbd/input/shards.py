@@ -52,7 +52,7 @@ class Records(Sequence[dict]):
 
     @property
     def split(self) -> Any:
-        """Which split it is, or which part of one."""
+        """The split that they are of, or the part of one."""
         return self.source.split
 
     def __len__(self) -> int:

@@ -201,7 +201,7 @@ def is_file(path: str | os.PathLike) -> bool:
 
 
 def read_bytes(path: Path, what: str = "cannot be read") -> bytes:
-    """All of a local file. Raises UserError where `what` it says happens, and for a pointer of Git LFS."""
+    """All of a local file. Raises UserError, which says `what` failed, and for a pointer of Git LFS."""
     with os_errors_in_one_line(path, what):
         content = path.read_bytes()
     refuse_lfs_pointer(path, content)

@@ -147,7 +147,7 @@ def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
 
 
 def warn_of_passed_over(folder: Path, recursive: bool = False) -> None:
-    """Warns, in one line, of pictures in a folder that are passed over for their endings."""
+    """Warns, in one line, of pictures in a folder that are passed over for their endings: RAW, and others in UNREAD."""
     found: Counter[str] = Counter()
     with contextlib.suppress(OSError):  # who reads the folder says what is wrong with it
         for path in folder.rglob("*") if recursive else folder.iterdir():
