@@ -21,7 +21,7 @@ from etils import epath
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import write_whole
 from jaxdbd.machine.paths import as_path, local_path
-from jaxdbd.machine.startup import exit_status
+from jaxdbd.machine.startup import exit_status, handled, is_heard
 from jaxdbd.training.config import check_config, load_config, load_module
 from jaxdbd.training.logs import read_metrics
 
@@ -62,16 +62,12 @@ def result(folder: epath.Path) -> dict[str, float] | None:
 def run_training(config: str, folder: epath.Path, seed: int, overrides: list[str]) -> None:
     """Trains one run to its end, handing on SIGTERM, as which a hang-up counts. Raises UserError where it stopped."""
     command = [*TRAIN, f"--config={config}", f"--workdir={folder}", *overrides, f"--config.seed={seed}"]
-    with subprocess.Popen(command) as process:
-        numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-        previous = {number: signal.signal(number, lambda *_: process.terminate()) for number in numbers}
+    numbers = filter(is_heard, (signal.SIGTERM, signal.SIGHUP))
+    with subprocess.Popen(command) as process, handled(numbers, lambda *_: process.terminate()):
         try:
             status = process.wait()
         except KeyboardInterrupt:
             status = process.wait()  # the terminal told it as well; it saves
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
     if result(folder) is None:
         raise UserError(f"{folder} stopped with status {status} before its end; the same command goes on from there")
 

@@ -49,11 +49,7 @@ SMALL = {
     "small_depth": {"model.srfb": "none", "model.sab": False},
     "small_srfb": {"model.sab": False},
 }
-SCENE = {
-    "scene": {},
-    "scene_no_depth": NO_DEPTH,
-    "scene_gamma_1": {"gamma": 1.0},
-}
+SCENE = {"scene": {}, "scene_no_depth": NO_DEPTH, "scene_gamma_1": {"gamma": 1.0}}
 BEST = {"gamma": 0.5, "depth_loss": "midas"}  # on validation, of the losses and weights tried
 LONG = {
     "long_no_depth": NO_DEPTH,
@@ -62,14 +58,8 @@ LONG = {
     "long_fastdepth": {**BEST, "data_dir": "ablation/fastdepth"},
     "long_features": {**NO_DEPTH, "feature_weight": 1.0},
 }
-LONG_SCENE = {
-    "long_scene_no_depth": NO_DEPTH,
-    "long_scene": BEST,
-}
-VGG = {
-    "vgg16": BEST,
-    "vgg16_no_depth": NO_DEPTH,
-}
+LONG_SCENE = {"long_scene_no_depth": NO_DEPTH, "long_scene": BEST}
+VGG = {"vgg16": BEST, "vgg16_no_depth": NO_DEPTH}
 RUNS = PAPER | GAMMA | SMALL | SCENE | LONG | LONG_SCENE | VGG
 
 

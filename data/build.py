@@ -122,8 +122,6 @@ def tell_of_depth(folder: Path, tells_auc: bool) -> None:
 
 def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
     """Whether the dataset is there. Raises UserError where it was built from something else, or is damaged."""
-    import tensorflow_datasets as tfds
-
     from jaxdbd.input import shards
 
     built = built_from(folder)
@@ -133,19 +131,17 @@ def is_built(folder: epath.Path | Path, metadata: dict) -> bool:
         differs = " and ".join(key for key in metadata if built.get(key) != metadata[key])
         raise UserError(f"{folder} was built with another {differs}: pass --overwrite, or another --data_dir")
     if not is_remote(folder):
-        shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder), folder)
+        shards.open_folder(folder)
     return True
 
 
 def clear_damaged(folder: Path) -> None:
     """Deletes a dataset that cannot be read: TFDS reads what is there before it builds it again."""
-    import tensorflow_datasets as tfds
-
     from jaxdbd.input import shards
 
     if folder.exists():
         try:
-            shards.open_builder(lambda: tfds.builder_from_directory(folder), str(folder), folder)
+            shards.open_folder(folder)
         except UserError:
             shutil.rmtree(folder)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import sources
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import os_errors_in_one_line, shown
+from jaxdbd.machine.files import read_bytes, shown
 from jaxdbd.machine.parallel import in_turn, parallel_map
 from jaxdbd.photographs.decoding import Undecodable, opened
 from jaxdbd.photographs.masks import read_map, read_mask
@@ -130,8 +130,7 @@ def inspect(pair: sources.Pair) -> Finding:
 
 def _inspect_photograph(path: Path) -> tuple[Finding, tuple[int, int], tuple[int, int]]:
     """What a photograph is like, its (width, height) upright, and as it is stored."""
-    with os_errors_in_one_line(path, "cannot be read"):
-        encoded = path.read_bytes()
+    encoded = read_bytes(path)
     with opened(path, encoded) as picture, in_turn(picture.width * picture.height):
         as_stored, changed = picture.size, conversion(path, picture)
         photo, remark = upright_rgb(path, picture, encoded)
@@ -176,17 +175,13 @@ def remarks(
 ) -> list[str]:
     """Warnings about files that can be used: what was converted, thresholded, or differs from what was published."""
     out = []
-    everything = [f for found in findings.values() for f in found]
-    gray = [
-        pair.mask
-        for split in splits
-        for pair, f in zip(splits[split], findings[split], strict=True)
-        if f.gray_mask and pair.mask
-    ]
+    pairs = [pair for found in splits.values() for pair in found]
+    everything = [f for split in splits for f in findings[split]]
+    gray = [pair.mask for pair, f in zip(pairs, everything, strict=True) if f.gray_mask and pair.mask]
     if gray:
         names = ", ".join(shown(mask.name) for mask in gray[:3]) + (", ..." if len(gray) > 3 else "")
         out.append(f"{len(gray)} mask(s) hold grays and were cut at 127: {names}")
-    mapped = [pair.sharp is not None for pairs in splits.values() for pair in pairs]
+    mapped = [pair.sharp is not None for pair in pairs]
     if any(mapped) and not all(mapped):
         out.append(f"{mapped.count(False)} photograph(s) have no map and count as sharp all over")
     for what, count in sorted(Counter(f.conversion for f in everything if f.conversion).items()):

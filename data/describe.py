@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from jaxdbd.input.checked import Records
-from jaxdbd.machine.files import make_folder, shown, whole_file
-from jaxdbd.photographs.panels import gray, panel
+from jaxdbd.input.records import reduced_size
+from jaxdbd.input.shards import Records
+from jaxdbd.machine.files import make_folder, shown
+from jaxdbd.photographs.panels import gray, panel, save_picture
 
+EXAMPLES, COLUMNS = 24, 3  # of the sheet
 SHOWN = 1024  # pixels of the longer side, several times what the sheet shows
 
 
@@ -102,10 +104,9 @@ def describe(folder: Path, sheet: Path) -> None:
     print("teacher:", ", ".join(f"{key} {value}" for key, value in teacher.items() if key != "features"))
     for key, found in teacher.get("features", {}).items():
         print(f"{key}: {found['tensor']}, {' x '.join(map(str, found['shape']))}")
-    for split, s in (
-        {} if gaps else figures.items()
-    ):  # there someone chose the focus, and it tells nothing of the teacher
-        print(auc_line(split, s["auc"]))
+    for split, s in figures.items():
+        if not gaps:  # else someone chose the focus, and it tells nothing of the teacher
+            print(auc_line(split, s["auc"]))
     for split, s in figures.items():
         if line := holes_line(split, s["holes"]):
             print(line)
@@ -120,17 +121,16 @@ def share(values: Float[np.ndarray, " n"]) -> str:
     return f"{np.nanmean(values):.3f} ({low:.2f} {middle:.2f} {high:.2f})"
 
 
-def draw_sheet(folder: Path, path: Path, count: int = 24, columns: int = 3) -> None:
-    """Draws examples spread over all splits, `columns` of them in a row, and saves them as one image."""
+def draw_sheet(folder: Path, path: Path) -> None:
+    """Draws EXAMPLES spread over all splits, COLUMNS of them in a row, and saves them as one image."""
     builder = open_dataset(folder)
     sources = map(Records, builder.as_data_source().values())
     everything = [(source, i) for source in sources for i in range(len(source))]
-    chosen = np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(everything) - 1, EXAMPLES).round().astype(int))
     drawn = [pictures(source[i]) for source, i in (everything[index] for index in chosen)]
-    rows = [list(itertools.chain(*drawn[i : i + columns])) for i in range(0, len(drawn), columns)]
-    titles = ["photograph", "mask", "depth"][: len(drawn[0])] * min(columns, len(drawn))
-    with whole_file(path) as unfinished:
-        Image.fromarray(panel(rows, titles, side=200)).save(unfinished, "PNG")
+    rows = [list(itertools.chain(*drawn[i : i + COLUMNS])) for i in range(0, len(drawn), COLUMNS)]
+    titles = ["photograph", "mask", "depth"][: len(drawn[0])] * min(COLUMNS, len(drawn))
+    save_picture(path, panel(rows, titles, side=200))
 
 
 def draw_scenes(folder: Path, pictures_folder: Path) -> None:
@@ -145,9 +145,8 @@ def draw_scenes(folder: Path, pictures_folder: Path) -> None:
     for scene, places in found.items():
         ordered = sorted(places, key=lambda place: int(place[0].rpartition("_")[2]))
         rows = [pictures(builder.as_data_source(split)[index]) for _, split, index in ordered]
-        with whole_file(pictures_folder / f"{scene}.png") as unfinished:
-            titles = ["photograph", "mask", "depth"][: len(rows[0])]
-            Image.fromarray(panel(rows, titles, side=400)).save(unfinished, "PNG")
+        titles = ["photograph", "mask", "depth"][: len(rows[0])]
+        save_picture(pictures_folder / f"{scene}.png", panel(rows, titles, side=400))
     print(f"{len(found)} scenes: {shown(pictures_folder)}")
 
 
@@ -164,8 +163,7 @@ def pictures(record: dict) -> list[UInt8[np.ndarray, "_ _ 3"]]:
 
 
 def _shrunk(picture: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h2 w2 *c"]:
-    scale = SHOWN / max(picture.shape[:2])
-    if scale >= 1:
+    height, width = reduced_size(picture.shape[:2], SHOWN)
+    if (height, width) == picture.shape[:2]:
         return picture
-    height, width = (max(1, round(n * scale)) for n in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)

@@ -10,8 +10,7 @@ from typing import TypeVar
 from data.sources import PAIRS, REFOCUSED, Pair, Source
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import files_by_stem, is_utf8, read_names, shown, shown_apart
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import SUFFIXES
+from jaxdbd.photographs.photos import SUFFIXES, warn_of_passed_over
 
 Found = TypeVar("Found")
 
@@ -146,7 +145,7 @@ def _names_not_text(paths: Iterable[Path]) -> list[str]:
 def _split(
     pairs: dict[str, Found], known: Set[str], test_list: Path | None, train_list: Path | None, where: str
 ) -> tuple[dict[str, dict[str, Found]], list[str]]:
-    """Cuts what was found by name in two; names in a list that are not `known`, or are in both lists, are problems."""
+    """Splits what was found into train and test, by name. Names in both lists, or not `known`, are problems."""
     given = {"test": test_list, "train": train_list}
     lists = {which: read_names(path, SUFFIXES) for which, path in given.items() if path is not None}
     test = lists.get("test", {})

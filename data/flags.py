@@ -4,9 +4,8 @@ import argparse
 import shlex
 
 from data import sources, teachers
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.machine.paths import as_path, local_path
-from jaxdbd.ranges import check_within
 
 # The interval of each number; of several in a tuple, each must lie in it.
 RANGES = {
@@ -64,11 +63,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     g.add_argument("--test_list", type=local_path, help="text file of the photographs to test on, one name a line")
     g.add_argument("--train_list", type=local_path, help="the same to train on (default: all the others)")
 
-    g.add_argument(
-        "--allow_uniform_masks",
-        action="store_true",
-        help="build though no mask has both focus and blur",
-    )
+    g.add_argument("--allow_uniform_masks", action="store_true", help="build though no mask has both focus and blur")
 
     g = p.add_argument_group("rendered datasets")
     g.add_argument("--seed", type=int, default=0, help="another seed renders other scenes (default: 0)")

@@ -120,7 +120,8 @@ def compare_scene(scene: Sequence[sources.Pair]) -> list[Compared] | str:
     if sum((mask & valid).mean() >= LEAST_SHARPER for mask, valid in found) < 2:
         return "one photograph is the sharpest everywhere"
     return [
-        Compared(one.id, one.image, _png(mask), _png(valid)) for one, (mask, valid) in zip(scene, found, strict=True)
+        Compared(one.id, one.image, sources.mask_png(mask), sources.mask_png(valid))
+        for one, (mask, valid) in zip(scene, found, strict=True)
     ]
 
 
@@ -207,7 +208,3 @@ def labels(
 
 def _radius(picture: np.ndarray) -> int:
     return max(1, round(RADIUS * max(picture.shape[:2])))
-
-
-def _png(mask: Bool[np.ndarray, "h w"]) -> bytes:
-    return sources.png(Image.fromarray(mask.astype(np.uint8) * 255))

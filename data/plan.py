@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from data import finding, sources, synthetic, teachers, textures
 from jaxdbd.errors import UserError
-from jaxdbd.photographs.passed_over import warn_of_passed_over
+from jaxdbd.photographs.photos import warn_of_passed_over
 
 
 class Plan(NamedTuple):
@@ -21,7 +21,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(args: argparse.Namespace, settings: teachers.Settings) -> Plan:
-    """What to build from, with every problem that shows before a file is opened."""
+    """What to build from, and every problem that can be told before a file is opened."""
     if args.dataset == "synthetic":
         splits, raw = scenes(args)
         return Plan(splits, synthetic.load, None, [], raw)

@@ -127,8 +127,8 @@ def render(labeled: tuple[dict, Float16[np.ndarray, "h w"]]) -> dict:
     return {
         "id": record["id"],
         "image": encoded.getvalue(),
-        "mask": sources.png(Image.fromarray(mask.astype(np.uint8) * 255)),
-        "valid": sources.png(Image.fromarray(valid.astype(np.uint8) * 255)),
+        "mask": sources.mask_png(mask),
+        "valid": sources.mask_png(valid),
         "depth": depth[..., None],
         "blur": blur,
     }
@@ -230,12 +230,10 @@ def photograph(
     for layer in reversed(range(len(levels))):
         weight, ground_weight = (np.maximum(1 - np.abs(p - layer), 0) for p in (place, ground_place))
         k = kernel(float(cocs[layer]))
-        box = _box((weight > 0) | (ground_weight > 0), margin=k.shape[0])
+        box = synthetic.box_of((weight > 0) | (ground_weight > 0), margin=k.shape[0])
         if box is None:
             continue
-        sheet = seen[box] * weight[box][..., None] + ground[box] * ground_weight[box][..., None]
-        if k.size > 1:
-            sheet = cv2.filter2D(sheet, -1, k, borderType=cv2.BORDER_REFLECT)
+        sheet = synthetic.filtered(seen[box] * weight[box][..., None] + ground[box] * ground_weight[box][..., None], k)
         free = 1 - sensor[box][..., 3]
         sensor[box] += sheet * (np.minimum(sheet[..., 3], free) / np.maximum(sheet[..., 3], 1e-6))[..., None]
     sensor /= np.maximum(sensor[..., 3:4], 1e-6)  # without this, every seam between two layers is a dark line
@@ -247,16 +245,6 @@ def _premultiplied(light: np.ndarray, near: np.ndarray, lens: Lens, sharp: np.nd
     coc, side = lens.coc(near), max(near.shape)
     classes = sharp & (coc <= LOW * side), coc >= HIGH * side
     return np.dstack([light, np.ones_like(near), *classes, coc, coc**2]).astype(np.float32)
-
-
-def _box(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | None:
-    rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
-    if not rows.size:
-        return None
-    return (
-        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
-        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
-    )
 
 
 def behind(

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import os_errors_in_one_line
+from jaxdbd.machine.files import read_bytes
 from jaxdbd.machine.parallel import in_turn
 from jaxdbd.machine.paths import local_path
 from jaxdbd.photographs import masks
@@ -158,14 +158,12 @@ def load(pair: Pair) -> dict:
         JPEG or PNG and else a lossless PNG of it; `mask`, PNG bytes of one 8-bit channel, 255 = in focus; `key`, the
         SHA-256 of the photograph's file in hex.
     """
-    mask = png(Image.fromarray(read_mask(pair).astype(np.uint8) * 255))
-    return {"id": pair.id, "mask": mask} | load_photograph(pair.image)
+    return {"id": pair.id, "mask": mask_png(read_mask(pair))} | load_photograph(pair.image)
 
 
 def load_photograph(path: Path) -> dict:
     """Reads a photograph: `path`, `image` and `key` of a record, as `load` describes them."""
-    with os_errors_in_one_line(path, "cannot be read"):
-        encoded = path.read_bytes()
+    encoded = read_bytes(path)
     with opened(path, encoded) as picture, in_turn(picture.width * picture.height):
         kept = conversion(path, picture) is None
         image = encoded if kept else png(upright_rgb(path, picture, encoded)[0])
@@ -186,3 +184,8 @@ def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def mask_png(mask: Bool[np.ndarray, "h w"]) -> bytes:
+    """A PNG file of a mask, 255 where it is true."""
+    return png(Image.fromarray(mask.astype(np.uint8) * 255))

@@ -20,6 +20,7 @@ from PIL import Image
 
 from data import textures
 from data.blur import blur_map
+from data.sources import mask_png
 
 # All choices of ours. A disk of 2 pixels is about what the eye first takes for blur, pixel by pixel.
 IN_FOCUS_COC = 2.0
@@ -72,13 +73,12 @@ def load(scene: Scene) -> dict:
     """Renders a scene into a record: `id`, `image` (JPEG), `mask` (PNG), `key`, `scene_depth`, `blur`."""
     cv2.setNumThreads(1)  # the builder already runs a process per core
     image, in_focus, depth, blur = render(scene)
-    encoded, mask = io.BytesIO(), io.BytesIO()
+    encoded = io.BytesIO()
     Image.fromarray(image).save(encoded, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    Image.fromarray(in_focus.astype(np.uint8) * 255).save(mask, "PNG")
     return {
         "id": scene.id,
         "image": encoded.getvalue(),
-        "mask": mask.getvalue(),
+        "mask": mask_png(in_focus),
         "key": hashlib.sha256(encoded.getvalue()).hexdigest(),
         "scene_depth": depth,
         "blur": blur,
@@ -195,24 +195,32 @@ def blur(
     """
     low, high = float(coc.min()), float(coc.max())
     if high - low < 0.1:
-        return _filter(layer, kernel(high))
+        return filtered(layer, kernel(high))
     steps = max(2, 1 + int(np.ceil((high - low) / 2.0)))
     levels = np.linspace(low, high, steps)
     out = np.zeros_like(layer)
     for level in levels:
         weight = np.clip(1 - np.abs(coc - level) / (levels[1] - levels[0]), 0, 1).astype(np.float32)
-        rows, columns = np.flatnonzero(weight.any(1)), np.flatnonzero(weight.any(0))
         k = kernel(float(level))
         # Only the part of the layer that this level contributes to, and the margin its kernel reaches.
-        margin = k.shape[0]
-        top, bottom = max(rows[0] - margin, 0), rows[-1] + margin + 1
-        left, right = max(columns[0] - margin, 0), columns[-1] + margin + 1
-        part = np.s_[top:bottom, left:right]
-        out[part] += weight[part][..., None] * _filter(layer[part], k)
+        if part := box_of(weight > 0, margin=k.shape[0]):
+            out[part] += weight[part][..., None] * filtered(layer[part], k)
     return out
 
 
-def _filter(layer: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def box_of(used: Bool[np.ndarray, "h w"], margin: int) -> tuple[slice, slice] | None:
+    """The rows and columns around all that is true, and `margin` more on each side; None where nothing is."""
+    rows, columns = (np.flatnonzero(used.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    return (
+        slice(max(rows[0] - margin, 0), rows[-1] + margin + 1),
+        slice(max(columns[0] - margin, 0), columns[-1] + margin + 1),
+    )
+
+
+def filtered(layer: Float[np.ndarray, "h w c"], kernel: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "h w c"]:
+    """A layer, mirrored at its borders, after a blur kernel."""
     return layer if kernel.size == 1 else cv2.filter2D(layer, -1, kernel, borderType=cv2.BORDER_REFLECT)
 
 

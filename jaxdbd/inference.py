@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
 from jaxdbd.input.geometry import to_size, to_square
-from jaxdbd.machine.compiling import inference_options
 from jaxdbd.network.edges import crisp
 from jaxdbd.network.model import BLUR_SIDE, DepthDistilledDBD, Output, diameter, normalize, restored
 from jaxdbd.weights import Variables
 
 BLOCK = 16  # pixels of the network's map; divides every size it has
+# On a CPU these compile in half the time of XLA's defaults, to programs that are as fast and give the same bits
+# (docs/performance.md): each of a network's two hundred small loops is compiled by itself, and has little to improve.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 class SquareMaps(NamedTuple):
@@ -142,6 +144,20 @@ def one_ahead(dispatch: Callable[[Any], Any], items: Iterable) -> Iterator[tuple
 def batch_size_of(platform: str) -> int:
     """Photographs per call of the network. A CPU is no faster per photograph with more; accelerators are."""
     return 1 if platform == "cpu" else 16
+
+
+@lru_cache
+def inference_options() -> dict[str, bool | int]:
+    """`compiler_options` of `jax.jit` for a network that is only applied; {} where XLA is to choose by itself."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=QUICK).lower().compile()
+    except jax.errors.JaxRuntimeError as error:  # an XLA that does not know them
+        if "No such compile option" not in str(error):
+            raise
+        return {}
+    return QUICK
 
 
 @lru_cache

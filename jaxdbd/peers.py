@@ -19,8 +19,7 @@ from typing import Any
 
 import jax
 
-from jaxdbd.errors import UserError
-from jaxdbd.ranges import check_within
+from jaxdbd.errors import UserError, check_within
 
 TELL_EVERY = 30.0  # seconds
 TIMEOUT = 300.0  # seconds that the others are waited for; as in JAX

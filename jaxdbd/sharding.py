@@ -108,12 +108,6 @@ def state_sharding(mesh: Mesh | AbstractMesh, state: Any, fsdp: bool) -> Any:
     return jax.tree.map(place, state)
 
 
-def local_rows_to_devices(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows as its share of a global batch."""
-    sharding = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
-
-
 def local_devices(mesh: Mesh) -> range:
     """The places of this process's devices in the mesh, which lie side by side."""
     mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]

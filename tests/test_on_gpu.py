@@ -1,13 +1,12 @@
 """`tools.on_gpu` on a CPU, with tiny sizes: every part runs, and one that overruns is cut and named."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
 from tools import on_gpu
-from tools.gpu.parts import PARTS, ROOT, depthwise_layers, main, not_the_step
+from tools.gpu.parts import PARTS, ROOT, depthwise_layers, main
 
 
 def test_all_parts_together_take_eight_minutes_at_most():
@@ -35,13 +34,6 @@ def test_what_fails_is_named_with_its_last_word(tmp_path, monkeypatch):
     assert "versions: FAILED with 2: " in (tmp_path / "report.txt").read_text()
 
 
-def test_waiting_is_what_the_step_alone_does_not_take(tmp_path):
-    assert "unknown" in not_the_step(tmp_path, 800.0, 64)
-    row = {"arch": "lite", "mode": "train", "dtype": "bfloat16", "batch": 64, "images_per_s": 1000.0}
-    (tmp_path / "figures.jsonl").write_text(json.dumps(row) + "\n")
-    assert "waiting for input: 20.0%" in not_the_step(tmp_path, 800.0, 64)
-
-
 @pytest.mark.slow
 @pytest.mark.large
 def test_a_dry_run_goes_through_every_part(tmp_path):
@@ -52,7 +44,7 @@ def test_a_dry_run_goes_through_every_part(tmp_path):
     assert done.returncode == 0, report
     assert all(f"\n{name}: took" in report for name in PARTS)
     assert report.count("\ntiny fwd 32 pixels") == 3
-    for line in ("1 passed", "all of them: grouped", "images/s", "training: step 20", "waiting for input"):
+    for line in ("1 passed", "all of them: grouped", "images/s", "training: step 20", "waiting_for_input"):
         assert line in report
     assert list((tmp_path / "training" / "profile").rglob("*.xplane.pb"))
 

@@ -63,10 +63,10 @@ def test_fsdp_frees_memory_on_every_device():
 def test_rows_reach_the_mesh():
     mesh = sharding.make_mesh()
     batch = np.arange(12, dtype=np.float32).reshape(4, 3)
-    for placed in (sharding.local_rows_to_devices({"x": batch}, mesh)["x"], sharding.all_rows_to_devices(batch, mesh)):
-        np.testing.assert_array_equal(placed, batch)
-        assert placed.sharding == sharding.batch_sharding(mesh)
-        assert sharding.batch_sharding(mesh).spec == PartitionSpec("data")
+    placed = sharding.all_rows_to_devices(batch, mesh)
+    np.testing.assert_array_equal(placed, batch)
+    assert placed.sharding == sharding.batch_sharding(mesh)
+    assert sharding.batch_sharding(mesh).spec == PartitionSpec("data")
 
 
 JOIN = """

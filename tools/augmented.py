@@ -12,18 +12,16 @@ from functools import partial
 import jax
 import numpy as np
 from jaxtyping import Array, Key, UInt8
-from PIL import Image
 
 from jaxdbd.input.augment import Augmentation, augment
 from jaxdbd.input.placement import place
 from jaxdbd.input.records import open_split
 from jaxdbd.input.resident import longest_side
 from jaxdbd.input.views import Canvas
-from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.paths import as_path
 from jaxdbd.machine.startup import exit_status
 from jaxdbd.photographs.overlay import depth_colors
-from jaxdbd.photographs.panels import panel
+from jaxdbd.photographs.panels import panel, save_picture
 
 SHOWN = 4  # photographs, two pairs of partners
 PLAIN = Augmentation(flip=False, min_area=1.0, max_aspect=1.0, jitter=0.0)
@@ -73,9 +71,7 @@ def main() -> None:
     chosen = np.random.default_rng(args.seed).permutation(len(records))[:SHOWN]
     placed = place([[records[int(i)] for i in chosen]], longest_side(args.size), ["depth"], "host")
     keys = jax.random.split(jax.random.key(args.seed), SHOWN)
-    picture = sheet(placed.gather(np.arange(SHOWN, dtype=np.int32)), keys, args.size)
-    with whole_file(args.out) as unfinished:
-        Image.fromarray(picture).save(unfinished, "PNG")
+    save_picture(args.out, sheet(placed.gather(np.arange(SHOWN, dtype=np.int32)), keys, args.size))
 
 
 if __name__ == "__main__":

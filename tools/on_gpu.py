@@ -19,7 +19,7 @@ from typing import TextIO
 
 from tools.gpu.parts import PARTS, ROOT
 
-# Seconds of each part, eight minutes together. `training` compares itself with `lite`, which so comes before it.
+# Seconds of each part, eight minutes together.
 LIMITS = {
     "versions": 20,
     "tests": 50,

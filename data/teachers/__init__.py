@@ -12,8 +12,7 @@ from jaxtyping import Float16
 
 from data.teachers.folder import folder_teacher, missing_maps
 from data.teachers.onnx_file import PRESETS, onnx_teacher
-from data.teachers.stretch import fill_holes, unit_nearness
-from data.teachers.teacher import BATCH, Settings, Teacher, digest
+from data.teachers.teacher import BATCH, Settings, Teacher, digest, fill_holes, unit_nearness
 from data.teachers.transformers_model import transformers_teacher
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import make_folder, whole_file
@@ -76,12 +75,11 @@ def feature_maps(teacher: Teacher, records: Sequence[dict], cache: Path | None) 
     Kept in the `cache` folder as `nearness` is. Raises UserError for values beyond float16; the message names the
     photograph.
     """
-    if teacher.features is None:
+    if (features := teacher.features) is None:
         return [{} for _ in records]
 
     def made(some: Sequence[dict]) -> list[np.ndarray]:
-        found = teacher.features(some) if teacher.features else []
-        return [_halved(maps, teacher, record["id"]) for maps, record in zip(found, some, strict=True)]
+        return [_halved(maps, teacher, record["id"]) for maps, record in zip(features(some), some, strict=True)]
 
     names = list(teacher.feature_shapes())
     return [{name: maps[name] for name in names} for maps in _kept(teacher, records, cache, ".features.npy", made)]
@@ -112,10 +110,6 @@ def _kept(
     missing = {file: record for file, record in zip(files, records, strict=True) if not file.exists()}
     if missing:
         for file, array in zip(missing, made(list(missing.values())), strict=True):
-            _save(file, array)
+            with whole_file(file) as unfinished, unfinished.open("wb") as out:
+                np.save(out, array)
     return [np.load(file) for file in files]
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    with whole_file(path) as unfinished, unfinished.open("wb") as file:
-        np.save(file, array)

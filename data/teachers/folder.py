@@ -12,8 +12,7 @@ from PIL import Image
 
 from data.teachers.teacher import Settings, Teacher, digest
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import name_key, os_errors_in_one_line, shown, stem_key
-from jaxdbd.machine.lfs import refuse_lfs_pointer
+from jaxdbd.machine.files import name_key, os_errors_in_one_line, read_bytes, shown, stem_key
 from jaxdbd.machine.paths import local_path
 
 DEPTH_SUFFIXES = (".npy", ".png", ".pfm", ".exr")
@@ -80,11 +79,7 @@ def _read_map(folder: Path, maps: dict[tuple[str, str], Path], record: dict) -> 
     path = find_map(maps, photo)
     if path is None:
         raise UserError(f"{shown(photo)}: no depth map in {shown(folder)}")
-    with os_errors_in_one_line(path, "cannot be read"):
-        content = path.read_bytes()
-    refuse_lfs_pointer(path, content)
-    depth = _decode_map(path, content)
-    depth = np.squeeze(depth)
+    depth = np.squeeze(_decode_map(path, read_bytes(path)))
     if depth.ndim == 3 and (depth == depth[..., :1]).all():
         depth = depth[..., 0]
     if depth.ndim != 2 or depth.dtype.kind not in "buif":

@@ -15,8 +15,7 @@ from PIL import Image
 from data.teachers import onnx_taps
 from data.teachers.teacher import BATCH, Settings, Teacher
 from jaxdbd.errors import UserError
-from jaxdbd.machine.files import os_errors_in_one_line, shown
-from jaxdbd.machine.lfs import refuse_lfs_pointer
+from jaxdbd.machine.files import read_bytes, shown
 from jaxdbd.machine.parallel import in_turn
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,9 +51,7 @@ def onnx_teacher(settings: Settings, path: Path) -> Teacher:
     """The network in a file. Raises UserError where it is none, or nobody says its polarity or its input's size."""
     if not os.path.isfile(path):
         raise UserError(f"no teacher file {shown(path)}: --teacher=onnx:FILE must name an ONNX depth model")
-    with os_errors_in_one_line(path, "cannot be read"):
-        content = path.read_bytes()
-    refuse_lfs_pointer(path, content)
+    content = read_bytes(path)
     preset = settings.preset or next((name for name in PRESETS if name in path.stem.lower()), None)
     defaults: dict[str, Any] = PRESETS[preset] if preset else {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     polarity = settings.polarity or defaults.get("polarity")

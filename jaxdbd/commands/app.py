@@ -7,12 +7,10 @@ import re
 from pathlib import Path
 
 from jaxdbd import weights
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.machine.paths import local_path
 from jaxdbd.machine.startup import end
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import find_photographs
-from jaxdbd.ranges import check_within
+from jaxdbd.photographs.photos import find_photographs, warn_of_passed_over
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from jaxdbd import weights
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.machine.files import write_whole
 from jaxdbd.machine.paths import as_path
 from jaxdbd.network.model import MULTIPLE
-from jaxdbd.ranges import check_within
 from jaxdbd.scoring import report
 from jaxdbd.training.config import check_config, load_config
 from jaxdbd.training.timing import ARCHS, made_up_network, measure

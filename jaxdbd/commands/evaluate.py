@@ -13,11 +13,10 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import Prediction, predict, raw
-from jaxdbd.input.evaluation import MOST_SHOWN
-from jaxdbd.input.records import decode_reduced, open_split
-from jaxdbd.machine.files import make_folder, output_folder, whole_file
+from jaxdbd.input.records import MOST_SHOWN, decode_reduced, open_split
+from jaxdbd.machine.files import make_folder, output_folder
 from jaxdbd.machine.paths import as_path
-from jaxdbd.photographs.panels import example_panel, gray, panel
+from jaxdbd.photographs.panels import example_panel, gray, panel, save_picture
 from jaxdbd.scoring import report
 from jaxdbd.scoring.maps import SCALES, TTA, focus_predictor, score_records
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
@@ -54,12 +53,6 @@ def draw_extremes(out: Path, records: Sequence[dict], images: Sequence[ImageScor
             pictures.append([example.image, *map(gray, (mask, focus, np.abs(focus - mask)))])
             captions.append(f"{example.id}   MAE {rows[i]['mae']:.3f}   ddff F {rows[i]['ddff_f']:.3f}")
         save_picture(out / f"{name}.png", panel(pictures, ("photograph", "mask", "map", "error"), captions=captions))
-
-
-def save_picture(path: Path, pixels: np.ndarray) -> None:
-    """Writes a uint8 [h, w, 3] as a PNG, whole or not at all."""
-    with whole_file(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, "PNG")
 
 
 def parse_tta(text: str) -> tuple[str, ...]:

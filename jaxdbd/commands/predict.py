@@ -19,10 +19,9 @@ from jaxdbd.errors import UserError
 from jaxdbd.inference import raw, raw_threshold
 from jaxdbd.machine.files import check_no_folder, is_stream, make_folder, shown, write_whole
 from jaxdbd.machine.paths import local_path
-from jaxdbd.machine.startup import leave_terminal
+from jaxdbd.machine.startup import handled, is_heard, leave_terminal
 from jaxdbd.photographs.app.sheet import Entry, entry_of, report
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import SUFFIXES, find_photographs
+from jaxdbd.photographs.photos import SUFFIXES, find_photographs, warn_of_passed_over
 from jaxdbd.photographs.predicted import Predicted, Row, csv_text, predict_photographs, write_prediction
 
 SAVE_EVERY = 10  # seconds between two copies of the tables on disk, which a killed command leaves
@@ -175,10 +174,5 @@ def terminated_like_interrupted() -> Iterator[None]:
             leave_terminal()
         sys.exit(128 + number)
 
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    with handled(filter(is_heard, (signal.SIGTERM, signal.SIGHUP)), stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -17,8 +17,7 @@ from jaxdbd.machine.parallel import in_turn, parallel_map
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.photographs.decoding import Undecodable
 from jaxdbd.photographs.masks import read_map, read_mask
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import SUFFIXES
+from jaxdbd.photographs.photos import SUFFIXES, warn_of_passed_over
 from jaxdbd.scoring import report
 from jaxdbd.scoring.metrics import ImageScores, polarity_warning, summarize
 from jaxdbd.scoring.structure import MOST_PIXELS, score_image

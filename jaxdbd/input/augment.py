@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float32, Key, Shaped
 
 from jaxdbd.input import camera, layers, views
 from jaxdbd.input.draws import Draws, between, draw
-from jaxdbd.input.jpeg import compress
 from jaxdbd.input.resample import Spans
 from jaxdbd.input.views import WHOLE, Canvas, View
 
@@ -154,7 +153,7 @@ def photographed(image: Float32[Array, "3 s s"], draws: Draws, settings: Augment
         image = camera.add_noise(image, seed, sigma * settings.noise, side)
     if settings.jpeg:
         quality = jnp.floor(between(quality, 40.0, 96.0)).astype(jnp.int32)
-        image = _when(jpeg < settings.jpeg, partial(compress, quality=quality), image)
+        image = _when(jpeg < settings.jpeg, partial(camera.compress, quality=quality), image)
     if settings.shrunk:
         image = _when(side < size, partial(camera.enlarge, side=side), image)
     return image

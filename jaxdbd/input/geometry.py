@@ -9,6 +9,12 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
+def size_within(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A (height, width) with its longer side at `side` pixels."""
+    height, width = (max(1, round(n * side / max(size))) for n in size)
+    return height, width
+
+
 def resize(array: np.ndarray, size: tuple[int, int], box: Box = WHOLE, resample=Image.Resampling.BICUBIC) -> np.ndarray:
     """Resamples `box` of a uint8 [h, w(, 3)] or float32 [h, w] array to `size` (height, width), antialiased.
 

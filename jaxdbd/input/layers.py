@@ -1,13 +1,73 @@
 """What is laid over a view: a sky, what is in focus of another photograph, sharp or blurred, or blur of its own."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float32
+from scipy.fft import next_fast_len
 
 from jaxdbd.input import maps
 from jaxdbd.input.draws import between, centered
-from jaxdbd.input.light import WIDEST, defocus, developed, disc_blur, linear, soften
 from jaxdbd.input.resample import BICUBIC, BOX, Kernel, levels, product, weights
 from jaxdbd.input.views import View
+
+# --- Blur in linear light, as a lens out of focus makes it ---
+
+GAMMA = 2.2
+WIDEST = 0.04  # radius of the widest disc, of the side: choice of ours, so much leaves little of a photograph
+
+
+def linear(image: Float32[Array, "3 s s"]) -> Float32[Array, "3 s s"]:
+    """Linear light in [0, 1] of gray levels, by a gamma of 2.2."""
+    # On a CPU `**` calls a function for each value, and takes five times as long.
+    return jnp.exp(GAMMA * jnp.log(image / 255))
+
+
+def developed(light: Float32[Array, "3 s s"]) -> Float32[Array, "3 s s"]:
+    """The inverse of `linear`, in whole gray levels."""
+    return levels(255 * jnp.exp(jnp.log(jnp.clip(light, 0, 1)) / GAMMA))
+
+
+def _transform_side(side: int, reach: int) -> int:
+    """The least side with room for the borders of which fast Fourier transforms are fast: factors of 2, 3 and 5."""
+    return next_fast_len(side + 2 * reach, real=True)  # pyright: ignore[reportReturnType]  # its body is written in C
+
+
+def disc_blur(planes: Float32[Array, "c s s"], radius: Float32[Array, ""]) -> Float32[Array, "c s s"]:
+    """Blurs with an even disc of `radius` pixels, at most `WIDEST` of the side, by Fourier transforms.
+
+    The disc has a soft edge one pixel wide and a sum of 1. Beyond the borders lies the mirror image.
+    """
+    side = planes.shape[-1]
+    reach = int(np.ceil(WIDEST * side + 0.5))
+    n = _transform_side(side, reach)
+    at = jnp.arange(n, dtype=jnp.float32)
+    distance = jnp.minimum(at, n - at)
+    disc = jnp.clip(radius + 0.5 - jnp.hypot(distance[:, None], distance[None, :]), 0, 1)
+    spectrum = jnp.fft.rfft2(disc / disc.sum())
+    after = (reach, n - side - reach)
+    framed = jnp.pad(planes, ((0, 0), after, after), mode="symmetric")
+    blurred = jnp.fft.irfft2(jnp.fft.rfft2(framed) * spectrum[None], s=(n, n))
+    return blurred[:, reach : reach + side, reach : reach + side]
+
+
+def defocus(image: Float32[Array, "3 s s"], radius: Float32[Array, ""]) -> Float32[Array, "3 s s"]:
+    """Blurs gray levels with a disc of `radius` pixels in linear light."""
+    return developed(disc_blur(linear(image), radius))
+
+
+def soften(plane: Float32[Array, "s s"], sigma: float) -> Float32[Array, "s s"]:
+    """Blurs with a Gaussian of `sigma` pixels, cut off at four; the pixels at the borders are mirrored around."""
+    reach = round(4 * sigma)
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    bell = (bell / bell.sum()).tolist()
+    framed = jnp.pad(plane, reach, mode="reflect")
+    side = len(plane)
+    zero = jnp.zeros(())
+    down = sum((weight * framed[i : i + side] for i, weight in enumerate(bell)), zero)
+    return sum((weight * down[:, i : i + side] for i, weight in enumerate(bell)), zero)
+
+
+# --- Layers ---
 
 MIXED = 0.2  # choice of ours: a pixel half of whose light is from a blurred thing, give or take this, is of no class
 # Radii of discs, of the side, choices of ours.

@@ -1,9 +1,9 @@
-"""Records of a built dataset: opened by name and split, and decoded one by one."""
+"""Records of a built dataset: opened by name and split, decoded one by one, and in batches for evaluation."""
 
 import dataclasses
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -14,14 +14,17 @@ from PIL import Image
 from tensorflow_datasets.core import constants, registered
 
 from jaxdbd.errors import UserError
-from jaxdbd.input.checked import Records
-from jaxdbd.input.shards import local_data_dir, open_builder
+from jaxdbd.input.geometry import to_square
+from jaxdbd.input.shards import Records, local_data_dir, open_builder
 from jaxdbd.machine.parallel import in_turn
 from jaxdbd.photographs.decoding import MOST_PIXELS
 
 FEATURES = "features_"  # and the stride: the name of a map of the teacher's features in the shards and in batches
 # The flags for gray have no bit but that of the size.
 REDUCED = {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8}
+# Pixels of the longer side, choices of ours: the network sees a tenth of the first, a panel a quarter of the second.
+MOST_SEEN, MOST_SHOWN = 4096, 1024
+BATCH_PIXELS = 100_000_000  # of the masks that wait for a batch to be evaluated, choice of ours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +137,18 @@ def image_size(record: dict) -> tuple[int, int]:
         return header.size
 
 
+def reduced_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Two sides, or smaller ones of the same proportions, of which the longer has at most `side` pixels."""
+    scale = min(side / max(size), 1)
+    one, other = (max(1, round(n * scale)) for n in size)
+    return one, other
+
+
 def reduced(example: Example, side: int) -> Example:
     """An example of which photograph and mask have at most `side` pixels on their longer side."""
-    scale = side / max(example.mask.shape)
-    if scale >= 1:
+    height, width = reduced_size(example.mask.shape, side)
+    if (height, width) == example.mask.shape:
         return example
-    height, width = (max(1, round(n * scale)) for n in example.mask.shape)
 
     def smaller(array):
         return None if array is None else cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
@@ -147,3 +156,32 @@ def reduced(example: Example, side: int) -> Example:
     return dataclasses.replace(
         example, image=smaller(example.image), mask=smaller(example.mask), valid=smaller(example.valid)
     )
+
+
+def evaluation_batches(
+    records: Sequence[dict], *, size: int, batch_size: int
+) -> Iterator[tuple[UInt8[np.ndarray, "b s s 3"], list[Example]]]:
+    """Every photograph once, in order, squashed to size x size; the last batch is padded.
+
+    Yields:
+      (images, examples): a batch of `batch_size`, and the decoded examples of its real rows, the photograph reduced to
+        what is shown of it. A batch of large photographs has fewer real rows.
+    """
+    squares, examples, pixels = [], [], 0
+    for i in range(len(records)):
+        record = records[i]
+        example = decode(record, max(image_size(record)) // MOST_SEEN)
+        squares.append(to_square(reduced(example, MOST_SEEN).image, size))
+        pixels += example.mask.size
+        examples.append(dataclasses.replace(example, image=reduced(example, MOST_SHOWN).image))
+        del example
+        if len(squares) == batch_size or pixels > BATCH_PIXELS:
+            yield padded(squares, batch_size), examples
+            squares, examples, pixels = [], [], 0
+    if squares:
+        yield padded(squares, batch_size), examples
+
+
+def padded(squares: list[UInt8[np.ndarray, "s s 3"]], batch_size: int) -> UInt8[np.ndarray, "b s s 3"]:
+    """A batch of `batch_size` whose missing rows repeat the last one."""
+    return np.stack([*squares, *[squares[-1]] * (batch_size - len(squares))])

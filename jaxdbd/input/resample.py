@@ -73,11 +73,7 @@ def levels(x: Float32[Array, "*s"]) -> Float32[Array, "*s"]:
 
 
 def weights(
-    centers: Float32[Array, " m"],
-    scale: Float32[Array, ""],
-    cells: int,
-    true: Int32[Array, ""],
-    kernel: Kernel,
+    centers: Float32[Array, " m"], scale: Float32[Array, ""], cells: int, true: Int32[Array, ""], kernel: Kernel
 ) -> Float32[Array, "m n"]:
     """The matrix that resamples an axis of n = `cells` cells, of which the first `true` count and the others weigh 0.
 

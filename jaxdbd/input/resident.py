@@ -20,8 +20,8 @@ from jaxtyping import Float16, Int, Int32, UInt8
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
-from jaxdbd.input.digest import shards_digest
-from jaxdbd.input.records import decode_reduced, image_size, name_of
+from jaxdbd.input.records import decode_reduced, image_size, name_of, reduced_size
+from jaxdbd.input.shards import shards_digest
 from jaxdbd.input.views import Canvas
 from jaxdbd.machine.files import os_errors_in_one_line
 from jaxdbd.machine.parallel import ahead, cores
@@ -73,7 +73,7 @@ class Layout:
 
 
 def longest_side(size: int) -> int:
-    """Pixels of the longer side that a photograph keeps for views of `size`: a quarter of it is not enlarged."""
+    """Pixels of a photograph's longer side that are kept for views of `size`: a quarter of it need not be enlarged."""
     return 2 * size
 
 
@@ -108,12 +108,6 @@ def blur_of_mask(mask: UInt8[np.ndarray, "h w"], valid: UInt8[np.ndarray, "h w"]
     return np.where((mask == 255) & (valid == 255), np.float16(0), np.float16(np.nan))
 
 
-def reduced_size(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Height and width that `decode_reduced` gives a photograph of a (width, height)."""
-    scale = min(side / max(size), 1)
-    return max(1, round(size[1] * scale)), max(1, round(size[0] * scale))
-
-
 def layout_of(records: Sequence[dict], side: int, maps: Sequence[str], folder: Path | None) -> Layout:
     """What the photographs of a split need, from `folder` where it is known, else from the header of each.
 
@@ -131,7 +125,7 @@ def layout_of(records: Sequence[dict], side: int, maps: Sequence[str], folder: P
     first = records[0]
     kept = [name for name in maps if name in first or name == "blur"]
     shapes = {name: (GRID, GRID, 1) if name in ON_GRID else first[name].shape for name in kept}
-    height, width = (max(each) for each in zip(*sizes, strict=True))
+    width, height = (max(each) for each in zip(*sizes, strict=True))
     return Layout(len(records), height, width, "valid" in first, tuple(sorted(shapes.items())))
 
 

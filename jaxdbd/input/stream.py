@@ -30,8 +30,8 @@ def make_stream(counts: Sequence[int], shares: Sequence[float] | None, seed: int
 
     Args:
       counts: photographs of each part.
-      shares: of each part among the rows, up to a factor, which are kept exactly: after n rows each part has had its
-        share of them, give or take one. None: all photographs are one pool.
+      shares: of each part among the rows, in any unit. They are kept exactly: after n rows each part has had its share
+        of them, give or take one row. None: all photographs are one pool.
       seed: another seed gives another order.
     """
     if shares is None:

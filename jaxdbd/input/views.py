@@ -89,7 +89,7 @@ def mirrored(spans: Spans) -> Spans:
 
 
 def crop(box: Float32[Array, "4"]) -> Spans:
-    """What a view shows that is the part `box`: left, top, right, bottom as shares of the photograph."""
+    """The spans of a view that shows the part `box`: left, top, right, bottom as shares of the photograph."""
     zero, one = jnp.float32(0), jnp.float32(1)
     left, top, right, bottom = box
     return Spans(Span(top, bottom, zero, one, zero, one), Span(left, right, zero, one, zero, one), None)

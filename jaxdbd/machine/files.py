@@ -5,23 +5,18 @@ import errno
 import os
 import re
 import secrets
-import stat
 import tempfile
 import unicodedata
-import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from jaxdbd.errors import UserError
-from jaxdbd.machine.lfs import refuse_lfs_pointer
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, filesystem, is_remote, store_errors_in_one_line
 from jaxdbd.machine.transfer import download, upload_tree
 
 REMEDIES = {
-    errno.ENOSPC: "free some space, and run it again",
-    errno.EDQUOT: "free some space, and run it again",
-    errno.EACCES: "change who may read or write it",
-    errno.EPERM: "change who may read or write it",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, and run it again"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change who may read or write it"),
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.EISDIR: "a folder is there; give a file",
@@ -128,11 +123,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[Path]:
 
 def is_stream(path: str | os.PathLike) -> bool:
     """Whether a pipe or a device is there, such as /dev/stdout, which a file must not take the place of."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def write_whole(path: str | os.PathLike, content: bytes | memoryview | str) -> None:
@@ -158,11 +149,9 @@ def check_no_folder(*paths: os.PathLike | None) -> None:
 
 def make_folder(folder: str | os.PathLike) -> None:
     """Makes a folder and those above it; a store has none to make. Raises UserError where that fails."""
-    folder = as_path(folder)
-    if is_remote(folder):
-        return
-    with os_errors_in_one_line(Path(folder), "cannot be made a folder"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    if not is_remote(folder := as_path(folder)):
+        with os_errors_in_one_line(folder, "cannot be made a folder"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -193,7 +182,7 @@ def output_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 def check_writable(folder: str | os.PathLike) -> None:
     """Writes to a folder of a store, and deletes it again. Raises UserError where the store does not let us."""
-    probe = as_path(folder) / f".writable.{uuid.uuid4().hex}"  # other hosts probe too
+    probe = as_path(folder) / f".writable.{secrets.token_hex(16)}"  # other hosts probe too
     write_whole(probe, "")
     with store_errors_in_one_line(folder):
         filesystem(probe).rm_file(str(probe))
@@ -211,16 +200,23 @@ def is_file(path: str | os.PathLike) -> bool:
             return False
 
 
+def read_bytes(path: Path, what: str = "cannot be read") -> bytes:
+    """All of a local file. Raises UserError, which says `what` failed, and for a pointer of Git LFS."""
+    with os_errors_in_one_line(path, what):
+        content = path.read_bytes()
+    refuse_lfs_pointer(path, content)
+    return content
+
+
 def read_text(path: str | os.PathLike) -> str:
     """A text file, UTF-8 with or without a byte order mark. Raises UserError where it cannot be read."""
     path = as_path(path)
     if is_remote(path):
         with store_errors_in_one_line(path):
             content = filesystem(path).cat_file(str(path))
+        refuse_lfs_pointer(path, content)
     else:
-        with os_errors_in_one_line(Path(path), "cannot be read"):
-            content = Path(path).read_bytes()
-    refuse_lfs_pointer(path, content)
+        content = read_bytes(Path(path))
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -248,10 +244,7 @@ def is_photograph_in_folder(path: Path, suffixes: Collection[str]) -> bool:
     """Whether a folder's entry is to be read: by suffix, not hidden, and a file or a link that leads nowhere."""
     if path.suffix.lower() not in suffixes or path.name.startswith("."):
         return False
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return True  # whoever reads it will say what is wrong
+    return os.path.isfile(path) or not os.path.exists(path)  # whoever reads the latter will say what is wrong
 
 
 def files_by_stem(
@@ -269,8 +262,7 @@ def files_by_stem(
     for path in entries:
         if not is_photograph_in_folder(path, suffixes) or (skip and path.match(skip)):
             continue
-        other = found.setdefault(stem_key(path.name, suffixes), path)
-        if other != path:
+        if (other := found.setdefault(stem_key(path.name, suffixes), path)) != path:
             twice.append((other, path))
     return found, twice
 
@@ -283,9 +275,7 @@ def read_names(path: Path, suffixes: Collection[str]) -> dict[str, str]:
     """
     if not os.path.lexists(path):
         raise UserError(f"no list of names {shown(path)}: give a text file with one photograph's name a line")
-    with os_errors_in_one_line(path, "this list of names cannot be read"):
-        content = path.read_bytes()
-    refuse_lfs_pointer(path, content)
+    content = read_bytes(path, "this list of names cannot be read")
     lines = [line.strip() for line in _decoded(path, content).splitlines()]
     names = {stem_key(line.replace("\\", "/"), suffixes): line for line in lines if line}
     if not names:

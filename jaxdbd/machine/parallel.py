@@ -38,7 +38,7 @@ def cores() -> int:
 def most_resident() -> int:
     """The most bytes of this process that have been in memory at once."""
     with contextlib.suppress(OSError):
-        # getrusage begins with the most that the program had which started this one.
+        # getrusage starts from the peak of the program that started this one.
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << (0 if sys.platform == "darwin" else 10)

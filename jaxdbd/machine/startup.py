@@ -6,12 +6,13 @@ import importlib.util
 import io
 import logging
 import os
+import signal
 import stat
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, cast
 
 import jax
@@ -118,6 +119,22 @@ def end(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+@contextlib.contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Within, `handler` hears of these signals; afterwards whoever heard of them before."""
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def is_heard(number: int) -> bool:
+    """Whether a signal is not ignored, as a hang-up is under nohup."""
+    return signal.getsignal(number) != signal.SIG_IGN
 
 
 def leave_terminal() -> None:

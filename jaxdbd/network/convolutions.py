@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jaxdbd.network import grouped, phases, plain, products, winograd
+from jaxdbd.network import grouped, plain, products, winograd
 from jaxdbd.network.bilinear import Form, Forms, bilinear
 
 # The form of each convolution by platform: what is measured to be faster somewhere is entered here.
@@ -20,7 +20,7 @@ DILATED = Forms(
     "dilated_conv",
     default=Form(plain.padded_dilated_conv),
     cpu=Form(products.cpu_dilated_conv),
-    cuda=phases.PHASED_CUDA,
+    cuda=plain.PHASED_CUDA,
 )
 # Not measured on CUDA yet: cuDNN is known to be slow where a group is one channel, most of all at the kernel's gradient
 DEPTHWISE = Forms(

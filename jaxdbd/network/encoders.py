@@ -1,6 +1,7 @@
 """Encoders: images to five feature maps ("taps") at strides 2, 4, 8, 16 and 32."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxdbd.network.convolutions import (
 )
 
 STRIDES = (2, 4, 8, 16, 32)  # of the taps
+RESNEXT_DEPTHS = (3, 4, 23, 3)
 VGG_DEPTHS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
 # (expansion, kernel, stride, channels, repeats) of Lite0's seven stages, and (width, depth) factors of the larger ones.
@@ -147,7 +149,7 @@ class ResNeXt101(nn.Module):
         x = nn.relu(ConvNorm(64, 7, 2, padding=pad, dtype=self.dtype, name="stem")(x, train))
         taps = [x]
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]  # pairs are meant too
-        for stage, depth in enumerate((3, 4, 23, 3), start=1):
+        for stage, depth in enumerate(RESNEXT_DEPTHS, start=1):
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
                 x = ResNeXtBlock(64 * 2**stage, stride, self.dtype, name=f"stage{stage}_{i + 1}")(x, train)
@@ -250,20 +252,15 @@ VGG_CHANNELS = (64, 128, 256, 512, 512)
 
 
 def _vgg(name: str) -> EncoderSpec:
-    def module(**kw):
-        return VGG(VGG_DEPTHS[name], **kw)
-
-    return EncoderSpec(module, VGG_CHANNELS, **IMAGENET, decoder_widths=(512, 256, 128, 64, 32))
+    return EncoderSpec(partial(VGG, VGG_DEPTHS[name]), VGG_CHANNELS, **IMAGENET, decoder_widths=(512, 256, 128, 64, 32))
 
 
 def _lite(name: str) -> EncoderSpec:
     width, depth = EFFICIENTNET_FACTORS[name]
-
-    def module(**kw):
-        return EfficientNetLite(width, depth, **kw)
-
     channels = tuple(round_channels(c * width) for c in (16, 24, 40, 112, 320))
-    return EncoderSpec(module, channels, **CENTERED, decoder_widths=(128, 128, 96, 64, 48))
+    return EncoderSpec(
+        partial(EfficientNetLite, width, depth), channels, **CENTERED, decoder_widths=(128, 128, 96, 64, 48)
+    )
 
 
 ENCODERS: dict[str, EncoderSpec] = {

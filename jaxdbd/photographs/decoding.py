@@ -5,6 +5,7 @@ HEIC, and tifffile the kinds of TIFF that Pillow misreads or does not know.
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -19,9 +20,8 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import os_error, shown
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.parallel import LARGE, STRIP, strips_of
 
 # Phones take 200 megapixels. Pillow by itself warns from 89 on and refuses from 179 on, in words that name no file.
@@ -44,8 +44,8 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 RAW_STARTS = (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"\0MRM", b"FOVb", b"II\x1a\0\0\0HEAPCCDR")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-# Tags of TIFF 6.0 and of DNG 1.6, and values of the fourth.
-SUBFILE_TYPE, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, PLANAR = 254, 258, 259, 262, 274, 284
+# Tags of TIFF 6.0 and of DNG 1.6, and values of PHOTOMETRIC.
+SUBFILE_TYPE, BITS, PHOTOMETRIC, ORIENTATION, PLANAR = 254, 258, 262, 274, 284
 SUB_IFDS, SAMPLE_FORMAT, DNG_VERSION = 330, 339, 50706
 WHITE_IS_ZERO, SEPARATED, COLOR_FILTER_ARRAY, LINEAR_RAW = 0, 5, 32803, 34892
 
@@ -199,16 +199,15 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
     refuse_lfs_pointer(path, head)
     if not head:
         raise Undecodable(path, "empty file (0 bytes); copy it again", "empty")
-    if (
-        head.startswith(RAW_STARTS)
-        or head[4:12] == b"ftypcrx "
-        or (is_tiff and (head[8:10] == b"CR" or is_raw_name(path)))
-    ):
+    is_raw_tiff = is_tiff and (head[8:10] == b"CR" or is_raw_name(path))
+    if is_raw_tiff or head.startswith(RAW_STARTS) or head[4:12] == b"ftypcrx ":
         raise _raw(path)
     if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and b"avif" not in head:
         return _open_heif(path, file)
+    Image.init()
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # a Pillow may come without one
     try:
-        picture = _errors_in_one_line(path, lambda: Image.open(cast(IO[bytes], file), formats=_formats()))
+        picture = _errors_in_one_line(path, lambda: Image.open(cast(IO[bytes], file), formats=formats))
     except Undecodable:
         if not is_tiff:
             raise
@@ -226,11 +225,6 @@ def _open(path: Path, file: io.BufferedIOBase) -> Image.Image:
     return picture
 
 
-def _formats() -> list[str]:
-    Image.init()
-    return [kind for kind in FORMATS if kind in Image.OPEN]  # a Pillow may come without one
-
-
 def _look_at_tags(path: Path, picture: Image.Image) -> tuple[int, bool]:
     """The largest sample that a TIFF can hold, and whether Pillow misreads its samples. Raises UserError for RAW."""
     tags = cast(TiffImagePlugin.TiffImageFile, picture).tag_v2
@@ -245,17 +239,9 @@ def _no_picture(path: Path) -> UserError:
     if is_raw_name(path):
         return _raw(path)
     hint = ""
-    if path.suffix.lower() in HEIF and not _has_heif():
+    if path.suffix.lower() in HEIF and importlib.util.find_spec("pillow_heif") is None:
         hint = "; if it is HEIC, that needs one more package: pip install pillow-heif"
     return Undecodable(path, f"not a picture, or of a kind that cannot be read{hint}", "not an image")
-
-
-def _has_heif() -> bool:
-    try:
-        import pillow_heif  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _open_heif(path: Path, file: io.BufferedIOBase) -> Image.Image:

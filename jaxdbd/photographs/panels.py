@@ -1,14 +1,16 @@
 """Panels that show photograph, mask, focus, depth and blur side by side."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxdbd.inference import Prediction
-from jaxdbd.input.geometry import resize
+from jaxdbd.input.geometry import resize, size_within
 from jaxdbd.input.records import Example
+from jaxdbd.machine.files import whole_file
 from jaxdbd.photographs.overlay import blur_colors, depth_colors
 from jaxdbd.scoring.blur import WIDEST
 from jaxdbd.scoring.depth import fitted_to
@@ -31,8 +33,8 @@ def panel(
     each row a line of text above it.
     """
     gap, head, line = 4, 22, 20 if captions else 0
-    sizes = [[fitted(picture, side) for picture in row] for row in rows]
-    heights = [max(height for _, height in row) + line for row in sizes]
+    sizes = [[size_within(picture.shape[:2], side) for picture in row] for row in rows]
+    heights = [max(height for height, _ in row) + line for row in sizes]
     sheet = Image.new("RGB", (len(titles) * (side + gap) - gap, head + sum(heights) + gap * (len(rows) - 1)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, title in enumerate(titles):
@@ -42,16 +44,16 @@ def panel(
         if captions:
             draw.text((gap, top + line / 2), captions[number], "black", font, anchor="lm")
         for x, (picture, size) in enumerate(zip(row, row_sizes, strict=True)):
-            place = x * (side + gap) + (side - size[0]) // 2, top + line + (height - line - size[1]) // 2
-            sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), place)
+            place = x * (side + gap) + (side - size[1]) // 2, top + line + (height - line - size[0]) // 2
+            sheet.paste(Image.fromarray(resize(picture, size)), place)
         top += height + gap
     return np.asarray(sheet)
 
 
-def fitted(picture: UInt8[np.ndarray, "h w 3"], side: int) -> tuple[int, int]:
-    """(width, height) of a picture scaled so that its longer side is `side`."""
-    height, width = (max(1, round(n * side / max(picture.shape[:2]))) for n in picture.shape[:2])
-    return width, height
+def save_picture(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a picture as a PNG, whole or not at all."""
+    with whole_file(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, "PNG")
 
 
 def example_panel(examples: Sequence[Example], predictions: Sequence[Prediction]) -> UInt8[np.ndarray, "h w 3"]:

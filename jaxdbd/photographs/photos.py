@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import os
-import stat
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -18,6 +18,7 @@ from jaxdbd.machine.parallel import in_turn
 from jaxdbd.photographs.decoding import (
     DARK,
     HEIF,
+    RAW,
     decoded,
     is_raw_name,
     largest_of_color,
@@ -30,6 +31,8 @@ from jaxdbd.photographs.decoding import (
 SUFFIXES = {".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} | HEIF
 # What cameras, desktops and editors leave beside photographs.
 COMPANIONS = {".aae", ".db", ".dop", ".ini", ".pp3", ".xmp"}
+# Beside RAW: what no reader here knows, and what is as often a document as a photograph.
+UNREAD = {".j2c", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".jxr", ".pam", ".pgm", ".pnm", ".ppm", ".psb", ".psd"} | RAW
 # A JPEG decoded at less than its size still has this many sides of the network's square. Choice of ours: the map hardly
 # changes (docs/performance.md), and the page can take its preview from it.
 SPARE = 4
@@ -95,9 +98,8 @@ def _named_by(argument: str, out: Path) -> list[Path]:
 
 
 def _may_be_photograph(path: Path) -> bool:
-    with contextlib.suppress(OSError):  # a link that leads nowhere is named by whoever reads it
-        if not stat.S_ISREG(path.stat().st_mode):
-            return False  # a pipe would be waited for
+    if os.path.exists(path) and not os.path.isfile(path):  # a link that leads nowhere is named by whoever reads it
+        return False  # a pipe would be waited for
     if path.suffix.lower() in SUFFIXES or is_raw_name(path):
         return True
     try:
@@ -142,6 +144,23 @@ def _check_names(names: dict[Path, Path], endings: Collection[str]) -> None:
                 raise UserError(
                     f"{one} and {two} would both write {shown(name)}{ending}: predict them into two folders"
                 )
+
+
+def warn_of_passed_over(folder: Path, recursive: bool = False) -> None:
+    """Warns, in one line, of pictures in a folder that are passed over for their endings: RAW, and others in UNREAD."""
+    found: Counter[str] = Counter()
+    with contextlib.suppress(OSError):  # who reads the folder says what is wrong with it
+        for path in folder.rglob("*") if recursive else folder.iterdir():
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.suffix.lower() in UNREAD and not hidden and path.is_file():
+                found[path.suffix.lower()] += 1
+    if found:
+        listing = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
+        print(
+            f"warning: {shown(folder)}: {found.total()} pictures passed over for their endings ({listing}): "
+            "save them as JPEG, PNG or TIFF to have them read",
+            file=sys.stderr,
+        )
 
 
 def read_photograph(path: str | Path) -> Image.Image:

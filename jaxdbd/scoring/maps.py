@@ -14,11 +14,9 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from jaxdbd.inference import SquareMaps, maps_of, one_ahead, rows_of
-from jaxdbd.input.evaluation import evaluation_batches
+from jaxdbd.inference import SquareMaps, inference_options, maps_of, one_ahead, rows_of
 from jaxdbd.input.geometry import rows_to_size, to_size
-from jaxdbd.input.records import Example
-from jaxdbd.machine.compiling import inference_options
+from jaxdbd.input.records import Example, evaluation_batches
 from jaxdbd.machine.files import whole_file
 from jaxdbd.machine.parallel import LARGE, ahead, strips_of, worker_pool
 from jaxdbd.network.model import MULTIPLE, DepthDistilledDBD, normalize

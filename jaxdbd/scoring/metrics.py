@@ -38,15 +38,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from jaxdbd.machine.parallel import STRIP
 from jaxdbd.scoring.blur import Sample, blur_scores
 
-STRIP = 1 << 22  # pixels counted at a time
 PROTOCOLS = ("ddff", "dd", "adaptive", "max")
 LEVELS = np.arange(256)
 BETA2 = 0.3
 ADAPTIVE_SIZE = (320, 320)
-# Equal-width bins of expected calibration error; 15 as in Guo et al., ICML 2017.
-CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15  # of equal width, as in Guo et al., ICML 2017
 
 
 @dataclass(frozen=True)
@@ -153,16 +152,10 @@ def ddff_confusion(levels: Int[np.ndarray, "2 256"]) -> Confusion:
     return Confusion(tp=int(levels[0, :128].sum()), fp=int(levels[1, :128].sum()), fn=int(levels[0, 128:].sum()))
 
 
-def dd_positive(counts: Int[np.ndarray, " 256"]) -> Bool[np.ndarray, " 256"]:
-    """Which levels exceed min(1.5 * mean, 255), decided in integers: 2 N u > min(3 sum, 510 N)."""
+def above_mean(counts: Int[np.ndarray, " 256"], or_equal: bool = False) -> Bool[np.ndarray, " 256"]:
+    """Which levels exceed (or reach) min(1.5 * mean, 255), decided in integers: 2 N u > min(3 sum, 510 N)."""
     n, total = int(counts.sum()), int(counts @ LEVELS)
-    return 2 * n * LEVELS > min(3 * total, 510 * n)
-
-
-def adaptive_positive(counts: Int[np.ndarray, " 256"]) -> Bool[np.ndarray, " 256"]:
-    """Which levels reach min(1.5 * mean, 255), decided in integers."""
-    n, total = int(counts.sum()), int(counts @ LEVELS)
-    return 2 * n * LEVELS >= min(3 * total, 510 * n)
+    return (np.greater_equal if or_equal else np.greater)(2 * n * LEVELS, min(3 * total, 510 * n))
 
 
 def focus_confusion(levels: Int[np.ndarray, "2 256"], positive: Bool[np.ndarray, " 256"]) -> Confusion:
@@ -201,18 +194,14 @@ def precision_recall(
     return tp / np.maximum(tp + fp, 1), tp / np.maximum(focused, 1), f_measure(tp, fp, focused - tp)
 
 
-def share_right(levels: Int[np.ndarray, "2 256"]) -> Float[np.ndarray, " 256"]:
-    """Share of the pixels that are called right when level >= t is called in focus, t = 0..255."""
-    fp, tp = at_least(levels)
-    return (tp + levels[0].sum() - fp) / levels.sum()
-
-
 def best_threshold(levels: Sequence[Int[np.ndarray, "2 256"]]) -> float:
     """The probability above which to call a pixel in focus, so that most pixels are called right, averaged over images.
 
     The best F lies higher, since its weights ask for precision first, and costs a landscape much of its sky.
     """
-    right = np.mean([share_right(x) for x in levels], axis=0)
+    # The share of an image's pixels that are called right when level >= t is called in focus, t = 0..255.
+    shares = [(tp + x[0].sum() - fp) / x.sum() for x in levels for fp, tp in [at_least(x)]]
+    right = np.mean(shares, axis=0)
     # Half a level lower: what rounds to that level passes.
     return (int(right[1:].argmax()) + 0.5) / 255
 
@@ -228,15 +217,15 @@ def calibration_error(levels: Int[np.ndarray, "2 256"]) -> float:
 def score_counts(id: str, focus: UInt8[np.ndarray, "h w"], mask: UInt8[np.ndarray, "h w"]) -> ImageScores:
     """All four protocols on one photograph's map and mask (255 = in focus), of one size."""
     joint = joint_levels(focus, mask)
-    dd_levels = of_classes(joint, dd_positive(joint.sum(axis=1)))
+    dd_levels = of_classes(joint, above_mean(joint.sum(axis=1)))
     small = np.asarray(Image.fromarray(focus).resize(ADAPTIVE_SIZE, Image.Resampling.BILINEAR))
     small_mask = np.asarray(Image.fromarray(mask).resize(ADAPTIVE_SIZE, Image.Resampling.NEAREST))
     small_levels = count_levels(small, small_mask > 25)
     return ImageScores(
         id=id,
         levels=of_classes(joint, LEVELS >= 128),
-        dd=focus_confusion(dd_levels, dd_positive(dd_levels.sum(axis=0))),
-        adaptive_f=focus_confusion(small_levels, adaptive_positive(small_levels.sum(axis=0))).f,
+        dd=focus_confusion(dd_levels, above_mean(dd_levels.sum(axis=0))),
+        adaptive_f=focus_confusion(small_levels, above_mean(small_levels.sum(axis=0), or_equal=True)).f,
         max_f=best_f(of_classes(joint, LEVELS > 25)),  # 0.1 * 255 = 25.5: `>` of `adaptive` and `>=` of `max` agree
     )
 

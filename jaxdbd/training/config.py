@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+from flax.traverse_util import flatten_dict
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, check_within
 from jaxdbd.input.placement import PLACES
 from jaxdbd.machine.paths import as_path, local_path
 from jaxdbd.network.encoders import ENCODERS
 from jaxdbd.network.model import MULTIPLE, SRFB_KINDS
-from jaxdbd.ranges import check_within
 from jaxdbd.training.losses import DEPTH_LOSSES, FOCUS_LOSSES
 from jaxdbd.training.optimizer import OPTIMIZERS, SCHEDULES
-from jaxdbd.training.remat import REMAT
+from jaxdbd.training.step import REMAT
 from jaxdbd.training.vectors import VECTOR_MULTIPLE
 from jaxdbd.weights.store import MOST_WIDE
 
@@ -57,11 +57,10 @@ RANGES = {
     f"[4, {MOST_WIDE}]": ("model.widths",),  # a quarter of them are the channels inside the next level
     "[0, 2147483647]": ("seed",),
 }
-
-
 # Config files that became runs of others; their names are known for one release.
 RENAMED = {
-    **{f"lite_{stage}": f"lite.py:{stage}" for stage in ("finish", "depth")},
+    "lite_finish": "lite.py:finish",
+    "lite_depth": "lite.py:depth",
     "lite2": "lite.py:lite2",
     "lite2_finish": "lite.py:lite2_finish",
     "everyday_finish": "everyday.py:finish",
@@ -117,7 +116,7 @@ def set_field(config: ml_collections.ConfigDict, flag: str) -> None:
     for key in path:
         part = part[key] if isinstance(part, ml_collections.ConfigDict) and key in part else None
     if not isinstance(part, ml_collections.ConfigDict) or last not in part:
-        near = difflib.get_close_matches(name, field_names(config), n=1)
+        near = difflib.get_close_matches(name, fields_of(config), n=1)
         raise UserError(f"--config.{name}: there is no such field" + (f"; did you mean {near[0]}?" if near else ""))
     wanted = part.get_type(last)
     try:
@@ -131,33 +130,24 @@ def set_field(config: ml_collections.ConfigDict, flag: str) -> None:
         raise UserError(f"{flag}: the field is of type {wanted.__name__}") from None
 
 
-def field_names(config: ml_collections.ConfigDict) -> list[str]:
-    """All fields, those inside others with dots."""
-    names = []
-    for key, value in config.items():
-        names += [f"{key}.{n}" for n in field_names(value)] if isinstance(value, ml_collections.ConfigDict) else [key]
-    return names
-
-
-def value_of(config: ml_collections.ConfigDict, name: str) -> Any:
-    """The value of a field, one inside another by its dotted name."""
-    for key in name.split("."):
-        config = config[key]
-    return config
+def fields_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The value of every field, those inside others by dotted names."""
+    return flatten_dict(config.to_dict(), sep=".")
 
 
 def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     """Raises UserError for values that would fail later, or silently do something else, on so many devices."""
+    values = fields_of(config)
     for name, choices in CHOICES.items():
-        if value_of(config, name) not in choices:
-            raise UserError(f"config.{name}: {value_of(config, name)!r} is not one of {', '.join(choices)}")
+        if values[name] not in choices:
+            raise UserError(f"config.{name}: {values[name]!r} is not one of {', '.join(choices)}")
     for interval, names in RANGES.items():
         for name in names:
-            if value_of(config, name) is not None:
-                check_within(f"config.{name}", value_of(config, name), interval)
+            if values[name] is not None:
+                check_within(f"config.{name}", values[name], interval)
     for names in EXCLUSIVE:
-        if math.fsum(value_of(config, name) for name in names) > 1 + 1e-9:
-            shares = ", ".join(f"config.{name}={value_of(config, name)}" for name in names)
+        if math.fsum(values[name] for name in names) > 1 + 1e-9:
+            shares = ", ".join(f"config.{name}={values[name]}" for name in names)
             raise UserError(f"{shares}: shares of one draw, together at most 1")
     for name in ("data_dir", "init_from", "encoder_init"):
         as_path(config[name])
@@ -167,9 +157,8 @@ def check_config(config: ml_collections.ConfigDict, devices: int) -> None:
     if config.steps < 1 and config.epochs < 1:
         raise UserError(f"config.steps={config.steps}, config.epochs={config.epochs}: one of them must be positive")
     for name in ("side_weights", "model.widths"):
-        values = value_of(config, name)
-        if values is not None and len(values) != 5:
-            raise UserError(f"config.{name}: five are needed, coarse to fine, not {len(values)}")
+        if values[name] is not None and len(values[name]) != 5:
+            raise UserError(f"config.{name}: five are needed, coarse to fine, not {len(values[name])}")
     if not all(isinstance(width, int) for width in config.model.widths or ()):
         raise UserError(f"config.model.widths: {tuple(config.model.widths)} are not whole numbers")
     share = devices * config.accumulate

@@ -39,7 +39,7 @@ def set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
 
 
 def set_aside_without_metrics(folder: epath.Path) -> None:
-    """Takes the checkpoints whose metrics are no JSON, such as the empty file that a power cut leaves, out of the way.
+    """Takes checkpoints out of the way whose metrics are no JSON, such as the empty file that a power cut leaves.
 
     Raises UserError where there is no other.
     """

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from jaxdbd.errors import UserError
 from jaxdbd.input.augment import Augmentation
 from jaxdbd.input.batches import Batch, Numbers, batches
-from jaxdbd.input.digest import shards_digest
 from jaxdbd.input.placement import Placed, place
 from jaxdbd.input.records import open_parts
 from jaxdbd.input.resident import longest_side
+from jaxdbd.input.shards import shards_digest
 from jaxdbd.input.stream import Stream, make_stream
 from jaxdbd.machine.parallel import cores
 from jaxdbd.training.distillation import Shapes, feature_shapes

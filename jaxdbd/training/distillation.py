@@ -64,9 +64,7 @@ def without_adapters(variables: Params) -> Params:
 
 
 def feature_loss(
-    taps: Sequence[Float[Array, "b _ _ _"]],
-    adapters: Mapping[str, Float[Array, "_ _"]],
-    batch: Mapping[str, Array],
+    taps: Sequence[Float[Array, "b _ _ _"]], adapters: Mapping[str, Float[Array, "_ _"]], batch: Mapping[str, Array]
 ) -> PerImage:
     """The `mismatch` of every tap with an adapter, summed.
 

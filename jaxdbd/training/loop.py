@@ -21,16 +21,14 @@ from jaxdbd import sharding, weights
 from jaxdbd.errors import UserError
 from jaxdbd.machine.files import make_folder, write_whole
 from jaxdbd.machine.paths import as_path
-from jaxdbd.machine.spool import Spool
 from jaxdbd.network.model import DepthDistilledDBD
 from jaxdbd.training import checkpoint
 from jaxdbd.training.config import check_config, check_warmup
 from jaxdbd.training.data import Data, batches_from, open_data
 from jaxdbd.training.distillation import make_adapters, with_adapters, without_adapters
-from jaxdbd.training.finished import leave_finished
-from jaxdbd.training.keeper import Keeper, evaluate
+from jaxdbd.training.keeper import Keeper, evaluate, leave_finished
 from jaxdbd.training.lock import sole_run
-from jaxdbd.training.logs import RunLog
+from jaxdbd.training.logs import RunLog, Spool
 from jaxdbd.training.pending import Pending, check_finite, check_older, values_of
 from jaxdbd.training.programs import Steps, compile_steps, compiled, learning_rate
 from jaxdbd.training.speed import Speed, device_memory, peak_flops
@@ -134,10 +132,7 @@ def profiled_steps(profile: bool, start: int, last: int) -> range:
 
 
 def train(
-    config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike,
-    profile: bool = False,
-    accepts_rebuilt: bool = False,
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, profile: bool = False, accepts_rebuilt: bool = False
 ) -> int:
     """Trains to the end of the config, from the newest checkpoint in `workdir` if there is one, alone in it.
 

@@ -147,11 +147,7 @@ FOCUS_LOSSES: dict[str, tuple[Callable, ...]] = {
     "bce+iou": (bce, soft_iou),
     "bce+dof_edge": (bce, dof_edge),
 }
-DEPTH_LOSSES: dict[str, Callable] = {
-    "l1": l1,
-    "ssi": scale_shift_invariant,
-    "midas": midas,
-}
+DEPTH_LOSSES: dict[str, Callable] = {"l1": l1, "ssi": scale_shift_invariant, "midas": midas}
 
 
 # --- All, on all outputs ---

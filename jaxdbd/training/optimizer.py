@@ -1,11 +1,9 @@
 """Learning-rate schedule and optimizer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import optax
 
-from jaxdbd.errors import UserError
 from jaxdbd.training.vectors import Vectors
 
 # (peak, steps) -> the learning rate after warm-up.
@@ -22,15 +20,9 @@ OPTIMIZERS: dict[str, Callable[[optax.GradientTransformation], list[optax.Gradie
 }
 
 
-def _named(table: dict[str, Any], field: str, kind: str) -> Any:
-    if kind not in table:
-        raise UserError(f"config.{field}: {kind!r} is not one of {', '.join(table)}")
-    return table[kind]
-
-
 def make_schedule(kind: str, *, peak: float, steps: int, warmup_steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up to `peak`, then down to zero by a key of `SCHEDULES`."""
-    decay = _named(SCHEDULES, "schedule", kind)(peak, max(steps - warmup_steps, 1))
+    decay = SCHEDULES[kind](peak, max(steps - warmup_steps, 1))
     if not warmup_steps:
         return decay
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup_steps), decay], [warmup_steps])
@@ -64,7 +56,7 @@ def make_optimizer(
     decay = optax.add_decayed_weights(weight_decay, is_decayed)
     tx = optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        *_named(OPTIMIZERS, "optimizer", kind)(decay),
+        *OPTIMIZERS[kind](decay),
         optax.masked(optax.scale(encoder_lr_factor), is_encoder),
         optax.scale_by_learning_rate(schedule),
     )

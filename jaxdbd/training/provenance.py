@@ -27,11 +27,7 @@ def provenance(dataset: str, eval_split: str, shards: Mapping[str, str]) -> Prov
 
 
 def check_same_shards(
-    folder: os.PathLike,
-    step: int,
-    saved: Mapping[str, str] | None,
-    current: Mapping[str, str],
-    accepts_rebuilt: bool,
+    folder: os.PathLike, step: int, saved: Mapping[str, str] | None, current: Mapping[str, str], accepts_rebuilt: bool
 ) -> None:
     """Raises UserError, or warns with `accepts_rebuilt`, where a dataset has changed since a checkpoint.
 

@@ -9,16 +9,18 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float
 
 from jaxdbd.network.model import DepthDistilledDBD, normalize
 from jaxdbd.training.distillation import ADAPTERS, Params, feature_loss, without_adapters
-from jaxdbd.training.remat import by_blocks
 from jaxdbd.training.vectors import PARAMETERS, STATISTICS, Layout, Vectors, to_tree, to_vectors
 from jaxdbd.weights import Variables
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
+REMAT = ("none", "blocks")  # what a backward pass computes again where there is no memory to keep it
+BLOCK = "block"
 FINITE = "finite"  # of the metrics: whether all others and the weights are
 
 
@@ -151,3 +153,27 @@ def _averaged(ema: Vectors, now: Vectors, step: Array, decay: float, accumulate:
     n = step // accumulate
     decay_now = jnp.where(step % accumulate == 0, jnp.minimum(decay, n / (n + 9)), 1.0)
     return jax.tree.map(lambda old, new: decay_now * old + (1 - decay_now) * new, ema, now)
+
+
+# --- Rematerialization ---
+
+
+def by_blocks(apply: Callable) -> Callable:
+    """`apply`, a network as a function of arrays, that keeps for its gradient only what the network's blocks give.
+
+    Blocks are the modules that the network or its encoder consist of: the levels of the decoder, the encoder's
+    residuals, and of an encoder without such its taps.
+    """
+
+    def named(*arrays):
+        with nn.intercept_methods(_name_block):
+            return apply(*arrays)
+
+    return jax.checkpoint(named, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
+
+
+def _name_block(call: Callable, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext) -> Any:
+    given, path = call(*args, **kwargs), context.module.path
+    if context.method_name == "__call__" and len(path) <= (2 if path[:1] == ("encoder",) else 1):
+        return jax.tree.map(lambda x: checkpoint_name(x, BLOCK), given)
+    return given

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import multihost_utils
 
-from jaxdbd.machine.startup import leave_terminal
+from jaxdbd.machine.startup import handled, is_heard, leave_terminal
 
 
 @contextlib.contextmanager
@@ -37,10 +37,6 @@ def stop_notices() -> Iterator[Callable[[int], int]]:
         return received[0] if received and not several else 0
 
     numbers = [signal.SIGINT] if several else [signal.SIGINT, signal.SIGTERM]
-    numbers += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else []
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
+    numbers += [signal.SIGHUP] if is_heard(signal.SIGHUP) else []
+    with handled(numbers, note):
         yield stop_notice
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -73,12 +73,8 @@ class Graph:
 
     def batch_norm(self, x: str, layer: str, epsilon: float) -> str:
         """BatchNorm on its running statistics."""
-        names = [
-            f"params/{layer}/scale",
-            f"params/{layer}/bias",
-            f"batch_stats/{layer}/mean",
-            f"batch_stats/{layer}/var",
-        ]
+        leaves = {"params": ("scale", "bias"), "batch_stats": ("mean", "var")}
+        names = [f"{place}/{layer}/{leaf}" for place, of_layer in leaves.items() for leaf in of_layer]
         return self.add("BatchNormalization", x, *(self.constant(n, self.weights[n]) for n in names), epsilon=epsilon)
 
     def relu(self, x: str, limit: float | None = None) -> str:

@@ -73,13 +73,11 @@ def _read_lpips(leaves: dict[str, Any], path: Path) -> dict[str, np.ndarray]:
 
 def _read_encoder(leaves: dict[str, Any], encoder: str, path: os.PathLike) -> dict[str, np.ndarray]:
     tensors = read_tensors(path)
-    own = {name.replace("/encoder/", "/", 1): t for name, t in tensors.items() if name.startswith("params/encoder/")}
+    places = ("params/encoder/", "batch_stats/encoder/")
+    own = {name.replace("/encoder/", "/", 1): t for name, t in tensors.items() if name.startswith(places)}
     if not own:
         names = encoder_names(encoder, {module_of(name) for name in leaves}, tensors, str(path))
         return from_torch(leaves, tensors, names, str(path))[0]
-    own |= {
-        name.replace("/encoder/", "/", 1): t for name, t in tensors.items() if name.startswith("batch_stats/encoder/")
-    }
     for name, leaf in leaves.items():
         if name not in own or own[name].shape != leaf.shape:
             raise UserError(f"{path}: its encoder is not {encoder} ({name} differs)")

@@ -75,25 +75,17 @@ def state_dict(tree: Any, path: str | os.PathLike) -> dict[str, np.ndarray]:
     for _ in range(4):
         if not isinstance(tree, dict):
             break
-        arrays = {_unwrapped(k): v for k, v in tree.items() if _is_named_array(k, v)}
+        arrays = {
+            name.replace("_orig_mod.", "").removeprefix("module."): array  # torch.compile, DataParallel
+            for name, array in tree.items()
+            if isinstance(name, str) and isinstance(array, np.ndarray)
+        }
+        while prefix := next((p for p in WRAPPERS if arrays and all(name.startswith(p) for name in arrays)), None):
+            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
         if arrays:
-            return _without_common_prefix(arrays)
+            return arrays
         tree = next((tree[k] for k in CONTAINERS if isinstance(tree.get(k), dict)), None)
     raise UserError(f"{path}: no state dict in it (a dict of tensors, maybe under one of {', '.join(CONTAINERS)})")
-
-
-def _unwrapped(name: str) -> str:
-    return name.replace("_orig_mod.", "").removeprefix("module.")  # torch.compile, DataParallel
-
-
-def _without_common_prefix(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    while prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in arrays)), None):
-        arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    return arrays
-
-
-def _is_named_array(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, np.ndarray)
 
 
 # --- The two formats ---

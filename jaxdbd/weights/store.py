@@ -61,12 +61,7 @@ def save(
             for name, leaf in sorted(flatten_dict(variables, sep="/").items())
         }
     check_numbers(arrays, path)
-    notes = {
-        "config": json.dumps(_config(model)),
-        "dataset": dataset,
-        "license": license,
-        "threshold": str(threshold),
-    }
+    notes = {"config": json.dumps(_config(model)), "dataset": dataset, "license": license, "threshold": str(threshold)}
     # Not `save_file`, whose files nobody but their owner may read.
     write_whole(path, _with_notes_in_order(safetensors.numpy.save(arrays, notes)))
 

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from jaxdbd.errors import UserError
+from jaxdbd.errors import UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import is_file, local_file, os_errors_in_one_line, shown
-from jaxdbd.machine.lfs import refuse_lfs_pointer
 from jaxdbd.machine.paths import as_path, is_remote
 from jaxdbd.weights.pth import DAMAGED, read_pth, state_dict
 

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from jaxdbd.errors import UserError
-from jaxdbd.network.encoders import VGG_DEPTHS
+from jaxdbd.network.encoders import RESNEXT_DEPTHS, VGG_DEPTHS
 from jaxdbd.weights.tensors import not_real_numbers
 
 Names = dict[str, tuple[str, ...]]
 
 LEAVES = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-RESNEXT_DEPTHS = (3, 4, 23, 3)
 
 
 def decoder_names() -> Names:

@@ -8,7 +8,8 @@ from fake_benchmark import photograph
 from PIL import Image
 
 from data import teachers
-from data.teachers import Settings, Teacher, folder, stretch
+from data.teachers import Settings, Teacher, folder
+from data.teachers import teacher as stretch
 from data.teachers.onnx_file import IMAGENET_MEAN
 from jaxdbd.errors import UserError
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from PIL.JpegImagePlugin import JpegImageFile
 
 from jaxdbd.input import camera
-from jaxdbd.input.jpeg import LUMINANCE, compress, table
+from jaxdbd.input.camera import LUMINANCE, compress, table
 
 SIZE = 96
 PHOTO = drawn(SIZE, SIZE)

@@ -8,10 +8,9 @@ import pytest
 
 from data import build
 from jaxdbd.errors import UserError
-from jaxdbd.input.checked import check_shard
-from jaxdbd.input.evaluation import evaluation_batches
 from jaxdbd.input.placement import place
-from jaxdbd.input.records import open_split
+from jaxdbd.input.records import evaluation_batches, open_split
+from jaxdbd.input.shards import check_shard
 
 
 @pytest.fixture(scope="module")

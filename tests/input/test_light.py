@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from drawn_canvas import drawn
 
-from jaxdbd.input.light import WIDEST, _transform_side, defocus, developed, disc_blur, linear, soften
+from jaxdbd.input.layers import WIDEST, _transform_side, defocus, developed, disc_blur, linear, soften
 
 SIZE = 96
 blurred, out_of_focus, softened = jax.jit(disc_blur), jax.jit(defocus), jax.jit(soften, static_argnums=1)

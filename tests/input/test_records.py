@@ -9,8 +9,7 @@ from PIL import Image
 
 from jaxdbd.errors import UserError
 from jaxdbd.input import records as records_module
-from jaxdbd.input.evaluation import evaluation_batches
-from jaxdbd.input.records import decode, decode_reduced, open_parts, open_split
+from jaxdbd.input.records import decode, decode_reduced, evaluation_batches, open_parts, open_split
 
 
 @pytest.fixture(scope="module")

@@ -7,21 +7,21 @@ import sys
 import jax
 import pytest
 
-from jaxdbd.machine import compiling
+from jaxdbd import inference
 
 # In a program of its own: the tests' settings leave out most of what XLA's own choice does.
 SAME = """
 import jax, numpy as np
 from drawn_network import drawn
-from jaxdbd.machine import compiling
+from jaxdbd import inference
 from jaxdbd.inference import maps_of_bytes
 from jaxdbd.network.model import DepthDistilledDBD
 
-assert compiling.inference_options() == compiling.QUICK
+assert inference.inference_options() == inference.QUICK
 model = DepthDistilledDBD("lite0", full_resolution=False, size=64)
 images, variables = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8), drawn(model)
 lowered = jax.jit(lambda variables, images: maps_of_bytes(model, variables, images)).lower(variables, images)
-slow, quick = (lowered.compile(compiler_options=options)(variables, images) for options in ({}, compiling.QUICK))
+slow, quick = (lowered.compile(compiler_options=options)(variables, images) for options in ({}, inference.QUICK))
 for one, other in zip(slow, quick, strict=True):
     np.testing.assert_array_equal(one, other)
 print("the same")
@@ -39,11 +39,11 @@ def test_a_network_gives_the_same_bits(pytestconfig):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="these are options of a CPU")
 def test_an_xla_without_these_options_chooses_itself(monkeypatch):
-    compiling.inference_options.cache_clear()
-    monkeypatch.setattr(compiling, "QUICK", {"xla_no_such_option": True})
-    assert compiling.inference_options() == {}
-    compiling.inference_options.cache_clear()
-    monkeypatch.setattr(compiling, "QUICK", {"xla_backend_optimization_level": "no number"})
+    inference.inference_options.cache_clear()
+    monkeypatch.setattr(inference, "QUICK", {"xla_no_such_option": True})
+    assert inference.inference_options() == {}
+    inference.inference_options.cache_clear()
+    monkeypatch.setattr(inference, "QUICK", {"xla_backend_optimization_level": "no number"})
     with pytest.raises(jax.errors.JaxRuntimeError):
-        compiling.inference_options()
-    compiling.inference_options.cache_clear()
+        inference.inference_options()
+    inference.inference_options.cache_clear()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxdbd.network import convolutions, grouped, phases, plain, products, winograd
+from jaxdbd.network import convolutions, grouped, plain, products, winograd
 from jaxdbd.network.bilinear import Forms, bilinear
 
 
@@ -122,7 +122,7 @@ def test_dilated_forms_lose_nothing_by_leaving_out_the_padding(k, size):
         return plain.conv(x, kernel, padding=((k // 2 * k,) * 2,) * 2, dilation=k)
 
     forms = (plain.padded_dilated_conv, products.unpadded_dilated_conv, convolutions.dilated_conv)
-    forms = [computed_by(phases.PHASED_CUDA, k), *(partial(form, dilation=k) for form in forms)]
+    forms = [computed_by(plain.PHASED_CUDA, k), *(partial(form, dilation=k) for form in forms)]
     agree(forms, meant, (2, *size, 3), (k, k, 3, 4))
 
 

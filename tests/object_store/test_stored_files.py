@@ -19,8 +19,8 @@ from jaxdbd.input import shards
 from jaxdbd.input.records import open_split
 from jaxdbd.machine import files, transfer
 from jaxdbd.machine.paths import as_path, filesystem
-from jaxdbd.machine.spool import Spool
 from jaxdbd.machine.transfer import list_objects
+from jaxdbd.training.logs import Spool
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")
 pytest.importorskip("gcp_storage_emulator", reason="needs the emulator: pip install gcp-storage-emulator")

@@ -16,7 +16,7 @@ AS_NOBODY = """
 import pwd, sys
 pwd.getpwuid = lambda number: {}[f"uid not found: {number}"]
 from jaxdbd.input.records import open_split
-from jaxdbd.machine.spool import Spool
+from jaxdbd.training.logs import Spool
 from jaxdbd.machine.startup import exit_status, keep_compiled_programs
 
 def run():

@@ -12,8 +12,7 @@ from training.test_checkpoint import read, write
 from jaxdbd.errors import UserError
 from jaxdbd.machine import files
 from jaxdbd.machine.paths import as_path, filesystem
-from jaxdbd.machine.spool import Spool
-from jaxdbd.training.logs import RunLog, read_metrics
+from jaxdbd.training.logs import RunLog, Spool, read_metrics
 from jaxdbd.training.loop import train
 
 pytest.importorskip("gcsfs", reason="needs the optional extra: pip install 'jaxdbd[gcs]'")

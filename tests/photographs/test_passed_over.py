@@ -6,8 +6,7 @@ from odd_files import brightness, half, ramp, save
 
 from data import build
 from jaxdbd.__main__ import main
-from jaxdbd.photographs.passed_over import warn_of_passed_over
-from jaxdbd.photographs.photos import find_photographs
+from jaxdbd.photographs.photos import find_photographs, warn_of_passed_over
 
 LINE = "warning: {}: {} pictures passed over for their endings ({}): save them as JPEG, PNG or TIFF to have them read\n"
 

@@ -15,7 +15,7 @@ import train
 from configs import ablation, default, everyday, lite
 from jaxdbd import weights
 from jaxdbd.errors import UserError
-from jaxdbd.training.config import check_config, field_names, load_config, set_field
+from jaxdbd.training.config import check_config, fields_of, load_config, set_field
 from jaxdbd.training.loop import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ EVERY_RUN = [
 def test_every_run_is_valid(name):
     config = load_config(name)
     check_config(config, devices=1)
-    assert field_names(config) == field_names(default.get_config())
+    assert fields_of(config).keys() == fields_of(default.get_config()).keys()
     assert config.is_locked
 
 
@@ -126,6 +126,8 @@ def test_a_wrong_flag_is_named(flag, message):
             "--config.batch_size=7",
             "config.batch_size: 7 is not a multiple of the 2 devices x config.accumulate=1, as 6 and 8 are",
         ),
+        ("--config.optimizer=lion", "config.optimizer: 'lion' is not one of adamw, adam, sgd"),
+        ("--config.schedule=step", "config.schedule: 'step' is not one of cosine, poly"),
         ("--config.remat=all", "config.remat: 'all' is not one of none, blocks"),
         ("--config.epochs=0", "config.steps=0, config.epochs=0"),
         ("--config.ema_decay=1.0", "config.ema_decay: 1.0 is not in [0, 1)"),

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # made at run time
 
-from jaxdbd.machine.spool import Spool
-from jaxdbd.training.logs import RunLog, read_metrics
+from jaxdbd.training.logs import RunLog, Spool, read_metrics
 
 
 def read_events(folder: Path) -> list[Event]:

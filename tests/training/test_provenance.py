@@ -14,9 +14,9 @@ from two_layers import two_layers
 from data import build
 from jaxdbd import sharding
 from jaxdbd.errors import UserError
-from jaxdbd.input import digest
-from jaxdbd.input.digest import shards_digest
+from jaxdbd.input import shards
 from jaxdbd.input.records import open_split
+from jaxdbd.input.shards import shards_digest
 from jaxdbd.training import checkpoint, loop
 from jaxdbd.training.loop import train
 from jaxdbd.training.provenance import Provenance, check_same_shards, git_revision, provenance
@@ -59,12 +59,12 @@ def test_one_byte_of_a_shard_is_another_digest(tmp_path):
 
 
 def test_of_large_shards_blocks_all_over_are_read(monkeypatch):
-    monkeypatch.setattr(digest, "BLOCK", 10)
-    monkeypatch.setattr(digest, "BLOCKS", 4)
-    assert digest.block_starts(0) == []
-    assert digest.block_starts(25) == [0, 10, 20]
-    assert digest.block_starts(40) == [0, 10, 20, 30]
-    assert digest.block_starts(100) == [0, 30, 60, 90]
+    monkeypatch.setattr(shards, "BLOCK", 10)
+    monkeypatch.setattr(shards, "BLOCKS", 4)
+    assert shards.block_starts(0) == []
+    assert shards.block_starts(25) == [0, 10, 20]
+    assert shards.block_starts(40) == [0, 10, 20, 30]
+    assert shards.block_starts(100) == [0, 30, 60, 90]
 
 
 def test_the_split_that_is_evaluated_names_its_shards():

@@ -9,9 +9,8 @@ import pytest
 import sweep
 from configs import default
 from jaxdbd.__main__ import main
-from jaxdbd.errors import UserError
-from jaxdbd.ranges import check_within, is_within
-from jaxdbd.training.config import RANGES, check_config, check_warmup, field_names, load_config, value_of
+from jaxdbd.errors import UserError, check_within, is_within
+from jaxdbd.training.config import RANGES, check_config, check_warmup, fields_of, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NAN, INF = float("nan"), float("inf")
@@ -46,7 +45,7 @@ def test_of_several_numbers_the_one_outside_is_named():
 
 def test_every_number_of_the_config_has_its_interval():
     config = default.get_config()
-    kinds = {name: type(value_of(config, name)) for name in field_names(config)}
+    kinds = {name: type(value) for name, value in fields_of(config).items()}
     numbers = {name for name, kind in kinds.items() if kind in (int, float, tuple)}
     listed = [name for names in RANGES.values() for name in names]
     assert len(listed) == len(set(listed))
@@ -61,7 +60,8 @@ OUTSIDE = [(name, interval) for interval, names in RANGES.items() for name in na
 def test_outside_its_interval_every_field_is_one_line(name, interval):
     low, high = map(float, interval[1:-1].split(","))
     config = load_config(f"{CONFIGS}/default.py")
-    kind = type(value_of(config, name)) if value_of(config, name) is not None else tuple
+    value = fields_of(config)[name]
+    kind = tuple if value is None else type(value)
     wrong = [low if interval.startswith("(") else low - 1]
     wrong += [high + 1] if high < INF else []
     wrong += [NAN, INF] if kind is not int else []

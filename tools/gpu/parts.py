@@ -3,7 +3,7 @@
     python -m tools.gpu.parts NAME --out=DIR [--tiny]
 
 A part imports what it needs, so that one without its packages leaves the others alone. It prints a line as soon as it
-knows one; figures that other parts need go into DIR/figures.jsonl. `--tiny` are sizes for a test on a CPU.
+knows one. `--tiny` are sizes for a test on a CPU.
 """
 
 import argparse
@@ -44,12 +44,6 @@ TRAINING_SECONDS = 75  # from the first line of train.py on, the compiler includ
 def say(line: str) -> None:
     """A line of the report, at once."""
     print(line, flush=True)
-
-
-def remember(out: Path, figures: dict[str, Any]) -> None:
-    """Appends figures to DIR/figures.jsonl."""
-    with open(out / "figures.jsonl", "a") as file:
-        file.write(json.dumps(figures) + "\n")
 
 
 def need(*modules: str) -> None:
@@ -108,7 +102,6 @@ def network(arch: str, out: Path, tiny: bool) -> None:
             config.augment = load_config(str(ROOT / "configs" / "default.py")).augment
         model, variables = made_up_network(arch, size, dtype)
         row = measure(model, variables, arch, mode, size, batch, repeats, config)
-        remember(out, row)
         say(
             f"{arch} {mode} {size} pixels {dtype} batch {batch}: {row['ms_per_image']} ms per image,"
             f" {row['images_per_s']} images/s, {row['share_of_matmul']} of a matrix product's rate,"
@@ -177,20 +170,20 @@ def input_rate(out: Path, tiny: bool) -> None:
 
 
 def training(out: Path, tiny: bool) -> None:
-    """Real training on rendered scenes, with a profile, and what share of its time is not the step's."""
+    """Real training on rendered scenes, with a profile; its log has the share of time that it waited for input."""
     need("array_record", "cv2", "grain", "ml_collections", "safetensors", "tensorboardX", "tensorflow_datasets", "tqdm")
     data, workdir = out / "data", out / "training"
     scenes = ["--train_scenes=8", "--test_scenes=2", "--size=64"] if tiny else ["--train_scenes=256"]
     build = ["data/build.py", "--dataset=synthetic", "--teacher=scene", f"--data_dir={data}", *scenes]
     subprocess.run([sys.executable, *build], cwd=ROOT, check=True)
-    batch, fields = 64, {"data_dir": data, "eval_split": ""}
+    fields = {"data_dir": data, "eval_split": ""}
     if tiny:
         script = ["tests/tiny.py"]
         fields |= {f"augment.{name}": 0.0 for name in ("sharp", "blurred", "refocused", "pasted", "noise", "jpeg")}
     else:
         script = ["train.py", "--config=configs/lite.py"]
         fields |= {"dataset": "dbd/synthetic", "train_split": "train", "encoder_init": "", "epochs": 100_000}
-        fields |= {"batch_size": batch, "dtype": "bfloat16"}
+        fields |= {"batch_size": 64, "dtype": "bfloat16"}
     flags = [f"--workdir={workdir}", "--profile", *(f"--config.{name}={value}" for name, value in fields.items())]
     run = subprocess.Popen([sys.executable, *script, *flags], cwd=ROOT)
     try:
@@ -205,19 +198,7 @@ def training(out: Path, tiny: bool) -> None:
     rate = statistics.median(rates[len(rates) // 2 :])
     say(f"training: step {rows[-1]['step']}, loss {rows[-1]['loss']:.3f}, {rate:.0f} images/s, the later half's median")
     say(f"its log ends with {json.dumps(rows[-1])}")
-    say(not_the_step(out, rate, batch))
     say(f"a profile of five steps is in {workdir / 'profile'}")
-
-
-def not_the_step(out: Path, rate: float, batch: int) -> str:
-    """A line with the share of training's time that its step alone, timed before, does not take."""
-    figures = out / "figures.jsonl"
-    rows = [json.loads(line) for line in figures.read_text().splitlines()] if figures.exists() else []
-    same = [r for r in rows if (r["arch"], r["mode"], r["dtype"], r["batch"]) == ("lite", "train", "bfloat16", batch)]
-    if not same:
-        return "share of the time spent waiting for input: unknown, as the step alone was not timed"
-    alone = same[-1]["images_per_s"]
-    return f"share of the time spent waiting for input: {1 - rate / alone:.1%} (the step alone: {alone:.0f} images/s)"
 
 
 def in_pytorch(out: Path, tiny: bool) -> None:

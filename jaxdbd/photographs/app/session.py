@@ -17,10 +17,10 @@ from PIL import Image
 from jaxdbd import weights
 from jaxdbd.errors import UserError
 from jaxdbd.inference import predict_maps
-from jaxdbd.input.geometry import to_size
+from jaxdbd.input.geometry import size_within, to_size
 from jaxdbd.machine.files import shown
 from jaxdbd.network.model import DepthDistilledDBD
-from jaxdbd.photographs.app.sheet import Entry, entry_of, jpeg, size_within
+from jaxdbd.photographs.app.sheet import Entry, entry_of, jpeg
 from jaxdbd.photographs.overlay import overlay
 from jaxdbd.photographs.photos import find_photographs, reduced_photograph
 from jaxdbd.photographs.predicted import Predicted, Row, csv_text, predict_photographs, write_prediction

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxdbd.input.geometry import resize, to_size
+from jaxdbd.input.geometry import resize, size_within, to_size
 from jaxdbd.photographs.culling import Sharpness, sharpness, verdict
 from jaxdbd.photographs.overlay import OUTLINE, outlined_levels
 from jaxdbd.photographs.predicted import Predicted, Row
@@ -66,12 +66,6 @@ def entry_of(name: str, photograph: Predicted, threshold: float, row: Row) -> En
         jpeg(resize(photograph.square, small), quality=78),
         _veil(outlined_levels(to_size(photograph.focus, small) > threshold)),
     )
-
-
-def size_within(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """A (height, width) with its longer side at `side` pixels."""
-    height, width = (max(1, round(n * side / max(size))) for n in size)
-    return height, width
 
 
 def jpeg(pixels: UInt8[np.ndarray, "h w ..."], quality: int) -> bytes:
