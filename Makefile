@@ -21,7 +21,7 @@ venv: .venv/.installed
 
 # Rendered scenes, so that nothing has to be downloaded: build, train, evaluate, draw.
 demo: venv
-	$(BIN)/python data/build.py --dataset=synthetic --teacher=scene --train_scenes=800 --data_dir=$(DEMO)/data
+	$(BIN)/python data/build.py --dataset=synthetic --teacher=scene --train_scenes=400 --data_dir=$(DEMO)/data
 	$(BIN)/python train.py --config=configs/demo.py --config.data_dir=$(DEMO)/data --workdir=$(DEMO)/run
 	$(BIN)/python -m jaxdbd evaluate --weights=$(DEMO)/run --dataset=dbd/synthetic --data_dir=$(DEMO)/data --out=$(DEMO)/evaluation
 	@echo "panel: $(DEMO)/evaluation/panel.png   report: $(DEMO)/evaluation/report.md"

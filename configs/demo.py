@@ -2,7 +2,8 @@
 
     make demo
 
-7 to 10 minutes on two cores, the compiler included. Depth correlates with the renderer's by .71 on the test scenes.
+It shows a network at home elsewhere learning what is new: the bundled weights `lite-cuhk`, of photographs, are trained
+for 120 steps on rendered scenes.
 """
 
 import ml_collections
@@ -17,9 +18,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.train_split = "train"
     c.eval_split = ""
     c.size = 192
-    c.epochs = 6
-    c.warmup_steps = 50
-    c.ema_decay = 0.99
+    c.encoder_init, c.init_from = "", "lite-cuhk"
+    c.steps = 120
+    c.learning_rate = 5e-4
+    c.warmup_steps = 20
+    c.ema_decay = 0.97
     # The renderer already makes scenes wholly in focus and wholly out, and adds noise; there are as many scenes as one
     # wants, and they look little like ImageNet: so there is less augmentation, and the encoder learns at the full rate.
     c.augment.sharp = c.augment.blurred = c.augment.refocused = c.augment.pasted = 0.0
@@ -31,5 +34,5 @@ def get_config() -> ml_collections.ConfigDict:
     # The teacher is perfect here; scale and shift are left free, as a crop does not tell them.
     c.gamma = 2.0
     c.depth_loss = "ssi"
-    c.license = "Trained on rendered scenes; Apache-2.0"
+    c.license = "Trained on CUHK, which is for research use, and on rendered scenes"
     return c
