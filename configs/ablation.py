@@ -70,6 +70,8 @@ def get_config(name: str = "") -> ml_collections.ConfigDict:
         c = lite.get_config()
     elif name in SCENE | LONG_SCENE:
         c = demo.get_config()
+        c.init_from, c.encoder_init = "", lite.get_config().encoder_init  # from ImageNet, as the runs on photographs
+        c.steps, c.learning_rate, c.license = 0, 1e-3, "Trained on rendered scenes; Apache-2.0"
         c.eval_split = "test"  # scenes can be had without end: there is nothing to save up
     else:
         c = default.get_config()

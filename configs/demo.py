@@ -2,8 +2,10 @@
 
     make demo
 
-It shows a network at home elsewhere learning what is new: the bundled weights `lite-cuhk`, of photographs, are trained
-for 120 steps on rendered scenes.
+It shows how weights learn what is new to them: the bundled `lite-cuhk`, which has seen photographs alone, is trained
+for 120 steps on rendered scenes. On two cores all takes 6 minutes and a half, of which the training takes 3. On the
+test scenes F (`ddff`) goes from .763 to .799, MAE without crisp edges from .127 to .118, and the correlation of depth
+with the renderer's from .19 to .53.
 """
 
 import ml_collections
