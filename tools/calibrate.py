@@ -31,7 +31,7 @@ from jaxdbd.scoring.maps import focus_maps, focus_predictor, valid_pixels
 from jaxdbd.scoring.metrics import LEVELS, best_threshold, count_levels
 from jaxdbd.sharding import make_mesh, replicated
 
-SHIFTS = [i / 4 for i in range(-4, 13)]  # that are tried
+SHIFTS = [i / 4 for i in range(-8, 13)]  # that are tried
 SLOPES = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0]
 CLOSE = 5e-4  # in mean absolute error
 BATCH = 4
