@@ -64,14 +64,12 @@ RUNS = PAPER | GAMMA | SMALL | SCENE | LONG | LONG_SCENE | VGG
 
 
 def get_config(name: str = "") -> ml_collections.ConfigDict:
-    """The default config, or the lite or demo one on a small budget, with one run's changes."""
+    """The default config, or the lite one on photographs or scenes on a small budget, with one run's changes."""
     changes = pick_run(RUNS, name)
     if name in SMALL | LONG:
         c = lite.get_config()
     elif name in SCENE | LONG_SCENE:
-        c = demo.get_config()
-        c.init_from, c.encoder_init = "", lite.get_config().encoder_init  # from ImageNet, as the runs on photographs
-        c.steps, c.learning_rate, c.license = 0, 1e-3, "Trained on rendered scenes; Apache-2.0"
+        c = demo.on_scenes()
         c.eval_split = "test"  # scenes can be had without end: there is nothing to save up
     else:
         c = default.get_config()

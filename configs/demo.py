@@ -14,17 +14,24 @@ from configs import lite
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The lite config at 192 pixels on rendered scenes."""
-    c = lite.get_config()
-    c.dataset = "dbd/synthetic"
-    c.train_split = "train"
-    c.eval_split = ""
-    c.size = 192
+    """A short training on rendered scenes, from `lite-cuhk`."""
+    c = on_scenes()
     c.encoder_init, c.init_from = "", "lite-cuhk"
     c.steps = 120
     c.learning_rate = 5e-4
     c.warmup_steps = 20
     c.ema_decay = 0.97
+    c.license = "Trained on CUHK, which is for research use, and on rendered scenes"
+    return c
+
+
+def on_scenes() -> ml_collections.ConfigDict:
+    """The lite config, from ImageNet, at 192 pixels on rendered scenes."""
+    c = lite.get_config()
+    c.dataset = "dbd/synthetic"
+    c.train_split = "train"
+    c.eval_split = ""
+    c.size = 192
     # The renderer already makes scenes wholly in focus and wholly out, and adds noise; there are as many scenes as one
     # wants, and they look little like ImageNet: so there is less augmentation, and the encoder learns at the full rate.
     c.augment.sharp = c.augment.blurred = c.augment.refocused = c.augment.pasted = 0.0
@@ -36,5 +43,5 @@ def get_config() -> ml_collections.ConfigDict:
     # The teacher is perfect here; scale and shift are left free, as a crop does not tell them.
     c.gamma = 2.0
     c.depth_loss = "ssi"
-    c.license = "Trained on CUHK, which is for research use, and on rendered scenes"
+    c.license = "Trained on rendered scenes; Apache-2.0"
     return c
