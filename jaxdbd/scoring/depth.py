@@ -47,13 +47,9 @@ def _fit(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float,
 
 def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
     """Correlation of the ranks of values, in [-1, 1]; 0 where either are all the same."""
-    return _correlation(_ranks(x), _ranks(y))
+    from scipy.stats import rankdata  # takes a second to import, which no start needs to wait for
 
-
-def _ranks(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Those of scipy.stats.rankdata, which takes a second to import: 1 for the least; equal values share their mean."""
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return _correlation(rankdata(x), rankdata(y))
 
 
 def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
