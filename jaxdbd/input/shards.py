@@ -19,7 +19,7 @@ from etils import epath
 from google.protobuf import json_format
 from tensorflow_datasets.core import registered
 
-from jaxdbd.errors import UserError, refuse_lfs_pointer
+from jaxdbd.errors import LFS_START, UserError, refuse_lfs_pointer
 from jaxdbd.machine.files import os_errors_in_one_line
 from jaxdbd.machine.paths import as_path, cache_folder, filesystem, is_remote, mirror, store_errors_in_one_line
 from jaxdbd.machine.transfer import (
@@ -80,7 +80,7 @@ def check_shard(path: str | os.PathLike, records: int | None = None, whole: bool
     if not os.path.exists(path):
         raise UserError(f"{path}: this shard is missing: {again}")
     with open(path, "rb") as file:
-        refuse_lfs_pointer(path, file.read(64))
+        refuse_lfs_pointer(path, file.read(len(LFS_START)))
     # The reader would take one that was cut short for an empty one.
     shard = ArrayRecordReader(os.fspath(path))
     if not shard.ok() or records not in (None, shard.num_records()):
