@@ -25,7 +25,8 @@ def test_local_paths_are_themselves(text):
 
 def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
-    for text, expected in (("~", "/home/someone"), ("~/a/*.jpg", "/home/someone/a/*.jpg"), ("~root/a", "/root/a")):
+    of_root = f"{pwd.getpwnam('root').pw_dir}/a"
+    for text, expected in (("~", "/home/someone"), ("~/a/*.jpg", "/home/someone/a/*.jpg"), ("~root/a", of_root)):
         assert os.fspath(paths.as_path(text)) == expected
         assert paths.local_path(text) == Path(expected)
 
