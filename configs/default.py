@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.focus_loss = "bce"  # bce, bce+iou, bce+dof_edge
     c.depth_loss = "l1"  # l1, ssi (scale-and-shift-invariant), midas (ssi, trimmed, with gradients)
     c.side_weights = (1.0, 1.0, 1.0, 1.0, 1.0)  # of the side outputs, coarse to fine
-    # Of the distance between the encoder's taps and the teacher's features (--teacher_features) (D-DFFNet: 1). 0: none
+    # Of the distance between the encoder's taps and the teacher's features, --teacher_features (D-DFFNet: 1). 0: none
     c.feature_weight = 0.0
     c.blur_weight = 0.0  # of the blur terms (ours), docs/blur.md; 0: there is no blur head
 
