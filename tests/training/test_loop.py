@@ -77,11 +77,15 @@ def finish(*processes: subprocess.Popen, status: int = 0) -> str:
 
 
 def start_two(data_dir: Path, workdir: Path, *flags: str) -> list[subprocess.Popen]:
-    """Two processes with two devices each that train together, by the README's commands but for batch and port."""
+    """Two processes with two devices each that train together, by the README's command but for batch and port."""
     port = f"--coordinator=localhost:{free_port()}"
-    _, _, *by_hand = commands_for_several_devices()
-    printed = [[port if "--coordinator" in flag else flag for flag in command] for command in by_hand]
-    return [start(data_dir, workdir, *command, "--config.batch_size=8", *flags, devices=2) for command in printed]
+    by_hand = commands_for_several_devices()[-1]
+    assert by_hand[-1] == "--process_id=0"
+    printed = [port if "--coordinator" in flag else flag for flag in by_hand[:-1]]
+    return [
+        start(data_dir, workdir, *printed, f"--process_id={i}", "--config.batch_size=8", *flags, devices=2)
+        for i in range(2)
+    ]
 
 
 def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
