@@ -4,6 +4,7 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -69,7 +70,8 @@ class ConvNorm(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], train: bool) -> Float[Array, "b h2 w2 {self.features}"]:
         """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
         if self.kernel == 1:
-            x = x[:, :: self.stride, :: self.stride]
+            # XLA would take the slice into the product, which its Triton fusion for GPUs aborts on (jax 0.10.2).
+            x = jax.lax.optimization_barrier(x[:, :: self.stride, :: self.stride]) if self.stride > 1 else x
             x = PointwiseConv(self.features, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="conv")(x)
         else:
             x = nn.Conv(

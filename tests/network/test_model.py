@@ -10,7 +10,7 @@ import tiny  # noqa: F401, which adds its encoder
 
 from jaxdbd import DepthDistilledDBD, normalize, weights
 from jaxdbd.network.blocks import SRFB
-from jaxdbd.network.encoders import ENCODERS
+from jaxdbd.network.encoders import ENCODERS, ConvNorm
 
 
 def small(**fields):
@@ -75,6 +75,14 @@ def forward():
 def test_parameter_counts_of_the_paper(encoder, count):
     shapes = jax.eval_shape(DepthDistilledDBD(encoder).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_barrier_keeps_slices_out_of_products(images, stride):
+    """Without it compiling ResNeXt101 for CUDA ended the process in jax 0.10.2: `python -m tools.for_cuda` shows it."""
+    layer = jax.jit(lambda x: ConvNorm(4, 1, stride).init_with_output(jax.random.key(0), x, False)[0])
+    text = layer.trace(images).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.optimization_barrier") == stride - 1
 
 
 @pytest.mark.slow
