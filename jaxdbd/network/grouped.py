@@ -28,10 +28,14 @@ def shifted_views(padded, k, stride, h, w):
     ]
 
 
-def same_views(x, k, stride, pad=jnp.pad):
+def same_padded(x, k, stride):
+    """A map with the padding that 'SAME' says."""
+    return jnp.pad(x, ((0, 0), *(same_padding(side, k, stride) for side in x.shape[1:3]), (0, 0)))
+
+
+def same_views(x, k, stride):
     """The views of a map with the padding that 'SAME' says, float32."""
-    padding = [same_padding(side, k, stride) for side in x.shape[1:3]]
-    padded = pad(x, ((0, 0), *padding, (0, 0))).astype(jnp.float32)
+    padded = same_padded(x, k, stride).astype(jnp.float32)
     return shifted_views(padded, k, stride, *(-(-side // stride) for side in x.shape[1:3]))
 
 
@@ -76,7 +80,9 @@ def stacked(x, dy, shape, stride):
     The padding is written first. In the same kernel every view would test for its border, and it would compile for
     twice as long.
     """
-    views = same_views(x, shape[0], stride, pad=lambda *of: jax.lax.optimization_barrier(jnp.pad(*of)))
+    k = shape[0]
+    padded = jax.lax.optimization_barrier(same_padded(x, k, stride)).astype(jnp.float32)
+    views = shifted_views(padded, k, stride, *dy.shape[1:3])
     return (jnp.stack(views) * dy[None]).sum(axis=(1, 2, 3)).reshape(shape)
 
 

@@ -77,12 +77,12 @@ def test_parameter_counts_of_the_paper(encoder, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_barrier_keeps_slices_out_of_products(images, stride):
+@pytest.mark.parametrize(("stride", "barriers"), [(1, 0), (2, 1)])
+def test_a_barrier_keeps_slices_out_of_products(images, stride, barriers):
     """Without it compiling ResNeXt101 for CUDA ended the process in jax 0.10.2: `python -m tools.for_cuda` shows it."""
     layer = jax.jit(lambda x: ConvNorm(4, 1, stride).init_with_output(jax.random.key(0), x, False)[0])
     text = layer.trace(images).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.optimization_barrier") == stride - 1
+    assert text.count("stablehlo.optimization_barrier") == barriers
 
 
 @pytest.mark.slow
