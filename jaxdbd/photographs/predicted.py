@@ -175,7 +175,9 @@ def _write_depth(predicted, name, endings, in_focus):
     depth = to_size(predicted.depth, predicted.size)
     mean = f"{depth.mean(where=in_focus):.4f}" if in_focus.any() else ""
     if ".depth.png" in endings:
-        write_whole(name.with_name(f"{name.name}.depth.png"), _png_of_rgb(depth_picture(depth)))
+        picture = depth_picture(depth)
+        del depth  # while a PNG is made, the largest of all arrays is not needed
+        write_whole(name.with_name(f"{name.name}.depth.png"), _png_of_rgb(picture))
     return mean
 
 
@@ -188,7 +190,9 @@ def _write_blur(predicted, name, endings):
             with whole_file(name.with_name(f"{name.name}_blur.npy")) as unfinished, unfinished.open("wb") as file:
                 np.save(file, blur)
         if "_blur.png" in endings:
-            write_whole(name.with_name(f"{name.name}_blur.png"), _png_of_rgb(blur_picture(blur)))
+            picture = blur_picture(blur)
+            del blur
+            write_whole(name.with_name(f"{name.name}_blur.png"), _png_of_rgb(picture))
     # Of the square, which is the same photograph: quantiles of millions of pixels take a second.
     middle, high = np.quantile(predicted.blur, (0.5, 0.9)) * np.sqrt(predicted.size[0] * predicted.size[1])
     return f"{middle:.2f}", f"{high:.2f}"
