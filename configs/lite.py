@@ -8,11 +8,11 @@ r"""EfficientNet-Lite0 from its ImageNet weights, for a CPU or a phone; the stag
     python -m tools.calibrate --weights DIR2 DIR3 DIR4 --shares 0.3 0.3 0.4 --shift=0.5 --size=352 --data_dir=DIR \
         --dataset=dbd/cuhk --split='train[:60]' --out=FILE
 
-On two cores: the first stage is 20 epochs of CUHK at 256 pixels, 26 minutes; `finish` 6 epochs at 320 pixels, the size
-that is shipped, on photographs nearer to real ones, 11 minutes; `depth` ten epochs with twice the weight on a depth
-whose scale and shift are free, 19 to 32 minutes. Depth costs some of the focus, which comes back when the weights are
-averaged with those before. jaxdbd/weights/bundled/lite-cuhk.md says what each reached. The bundled weights had 40
-epochs of the first stage (--config.epochs=40).
+On two cores: the first stage is 20 epochs of CUHK at 256 pixels, 26 to 47 minutes; `finish` 6 epochs at 320 pixels,
+the size that is shipped, on photographs nearer to real ones, 11 minutes; `depth` ten epochs with twice the weight on
+a depth whose scale and shift are free, 19 to 32 minutes. Depth costs some of the focus, which comes back when the
+weights are averaged with those before. jaxdbd/weights/bundled/lite-cuhk.md says what each reached. The bundled
+weights had 40 epochs of the first stage (--config.epochs=40).
 
 `lite2` and `lite2_finish` are two stages of EfficientNet-Lite2 with depth from the first step, 75 and 15 minutes: 1.2
 times the operations, 5.8 M parameters. Its ImageNet weights are Google's (Apache-2.0):
