@@ -168,7 +168,7 @@ def random_variables(model: DepthDistilledDBD, seed: int) -> Variables:
         return _initializer(cast(Hashable, model))(jax.random.key(seed), jnp.zeros(IMAGE.shape, IMAGE.dtype))
 
 
-def _host() -> jax.Device | None:
+def _host() -> Any:
     """The CPU as a device of JAX; None where JAX_PLATFORMS leaves it out, which means the default."""
     try:
         return jax.local_devices(backend="cpu")[0]

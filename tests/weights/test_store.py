@@ -268,7 +268,9 @@ def test_random_variables_are_drawn_by_the_layers_on_the_host():
         variables = weights.random_variables(TINY, seed=3)
     assert {device.platform for leaf in jax.tree.leaves(variables) for device in leaf.devices()} == {"cpu"}
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, weights.shapes(TINY))
-    params = flatten_dict(variables["params"], sep="/")
+    params: dict[str, np.ndarray] = {
+        name: np.asarray(leaf) for name, leaf in flatten_dict(variables["params"], sep="/").items()
+    }
     kernels = {name: leaf for name, leaf in params.items() if leaf.ndim == 4 and leaf.shape[2] > 1 and leaf.size > 1000}
     assert kernels
     for name, leaf in kernels.items():  # He et al. 2015: a variance of 2 / fan-in
